@@ -1,0 +1,113 @@
+"""The one module that touches JAX's less stable names. Everything else in the library imports them from here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.extend.core as jec
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var, jaxpr_as_fun, jaxprs_in_params
+from jax.extend.core import primitives as _primitives
+from jax.interpreters import ad, batching, mlir
+
+__all__ = [
+    "CALLS",
+    "ClosedJaxpr",
+    "Jaxpr",
+    "JaxprEqn",
+    "Literal",
+    "Primitive",
+    "Var",
+    "bind_equation",
+    "callee",
+    "cond_p",
+    "define_statement",
+    "inside_plain_vmap",
+    "is_dropped",
+    "jaxpr_as_fun",
+    "jaxprs_in_params",
+    "literal_value",
+    "scan_p",
+    "shaped",
+    "while_p",
+]
+
+scan_p = _primitives.scan_p
+cond_p = _primitives.cond_p
+while_p = _primitives.while_p
+
+#: Call-like primitives that are entered when random choices are inside, with the parameter that holds the callee.
+CALLS = {
+    _primitives.jit_p: "jaxpr",
+    _primitives.remat_p: "jaxpr",
+    _primitives.closed_call_p: "call_jaxpr",
+    _primitives.custom_jvp_call_p: "call_jaxpr",
+    _primitives.custom_vjp_call_p: "call_jaxpr",
+}
+
+
+def callee(eqn: JaxprEqn) -> ClosedJaxpr:
+    """The jaxpr that a call-like equation calls, closed (`remat` and some versions of others hold an open one)."""
+    params = eqn.params
+    inner = params[CALLS[eqn.primitive]] if CALLS[eqn.primitive] in params else params["jaxpr"]
+    return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
+
+
+def bind_equation(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation on concrete or traced values; always a list of results."""
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    # One dict in jax 0.10; a pair (functions, dict) in neighbouring versions.
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    with eqn.ctx.manager:
+        results = eqn.primitive.bind(*functions, *values, **params)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def literal_value(literal: Literal) -> Any:
+    """The value of a literal with the dtype of its abstract value (it may be a bare Python scalar)."""
+    return np.asarray(literal.val, literal.aval.dtype)
+
+
+def is_dropped(var: Any) -> bool:
+    """Whether an output variable of an equation is never used by anything."""
+    return isinstance(var, jec.DropVar)
+
+
+def shaped(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An abstract array."""
+    return jax.core.ShapedArray(shape, dtype)
+
+
+def inside_plain_vmap() -> bool:
+    """Whether the code now being traced runs under `jax.vmap`."""
+    return jec.unsafe_am_i_under_a_vmap_DO_NOT_USE()
+
+
+def define_statement(name: str, abstract: Any, batch: Any, message: str) -> Primitive:
+    """A primitive with several results that only an interpreter can run.
+
+    Evaluating, lowering or differentiating it raises `message`: a forgotten handler is an error at trace time, never a
+    constant baked into compiled code.
+    """
+    from probinf.errors import ModelError
+
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+
+    def refuse(*_: Any, site: Any = None, **__: Any) -> Any:
+        raise ModelError(message.format(site=getattr(site, "label", name)))
+
+    primitive.def_impl(refuse)
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, lambda _, *__, **params: refuse(**params))
+    ad.primitive_jvps[primitive] = lambda _, __, **params: refuse(**params)
+    return primitive
+
+
+def as_strong(x: Any) -> jax.Array:
+    """An array of the same value whose type is not weak, so that loop carries keep their type."""
+    return jax.lax.convert_element_type(jnp.asarray(x), jnp.asarray(x).dtype)

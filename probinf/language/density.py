@@ -1,0 +1,95 @@
+"""The log density of a program's latent sites on unconstrained space: what gradient methods see."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from probinf.language.handlers import ScoreUnconstrained, SiteScores, Unconstrain
+from probinf.language.sites import only_sometimes
+from probinf.language.staging import Staged
+
+
+@dataclasses.dataclass(frozen=True)
+class Unconstrained:
+    """Log density, bijections and start values of one program.
+
+    Attributes:
+        name: the model's name.
+        signature: hashable; the same signature means the same compiled code.
+        operands: arrays (arguments and data), to be passed as traced arguments.
+    """
+
+    name: str
+    signature: Staged
+    operands: Any
+
+    @staticmethod
+    def of(program: Any) -> Unconstrained:
+        """The target of a program."""
+        return Unconstrained(program.name, program.staged, program.operands)
+
+    @property
+    def discrete_sites(self) -> tuple[str, ...]:
+        """Latent sites with integer values."""
+        return tuple(s.name for s in self.signature.latent() if s.discrete)
+
+    @property
+    def conditional_sites(self) -> tuple[str, ...]:
+        """Latent sites that are reached under some values of others only."""
+        return tuple(s.name for s in only_sometimes(self.signature.sites))
+
+    @property
+    def dims(self) -> dict[str, tuple[str | None, ...]]:
+        """Names of the axes of every latent and deterministic value, from the left; None where unnamed."""
+        return {s.name: s.dims for s in self.signature.sites if s.kind in ("sample", "deterministic")}
+
+    @property
+    def coords(self) -> dict[str, Any]:
+        """Coordinates by dimension name (positions along plates)."""
+        return {
+            d: list(range(n))
+            for s in self.signature.sites
+            for d, n in zip(s.dims, s.shape, strict=True)
+            if d is not None
+        }
+
+    @functools.cached_property
+    def position_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of every latent value on unconstrained space."""
+        return jax.eval_shape(lambda o: prior_position(self.signature, o, jax.random.key(0)), self.operands)
+
+    def logdensity(self, operands: Any, position: dict[str, Any]) -> jax.Array:
+        """Scalar log density at an unconstrained position, log Jacobians included, in nats."""
+        handler = ScoreUnconstrained()
+        return self.signature.run(operands, handler, handler.start(), position)[1]
+
+    def constrain(self, operands: Any, position: dict[str, Any]) -> dict[str, jax.Array]:
+        """Latent and deterministic values at an unconstrained position."""
+        handler = ScoreUnconstrained()
+        return self.signature.run(operands, handler, handler.start(), position)[2]
+
+    def site_logdensities(self, operands: Any, position: dict[str, Any]) -> dict[str, jax.Array]:
+        """Log density of each site at a position: where a start fails."""
+        handler = SiteScores()
+        records = self.signature.run(operands, handler, handler.start(), position)[2]
+        return {name: jnp.sum(value) for name, value in records.items()}
+
+    def prior_position(self, operands: Any, key: jax.Array) -> dict[str, jax.Array]:
+        """A draw from the prior, on unconstrained space."""
+        return prior_position(self.signature, operands, key)
+
+    def unconstrain(self, operands: Any, values: dict[str, Any]) -> dict[str, jax.Array]:
+        """The unconstrained position of an assignment of every latent site."""
+        handler = Unconstrain()
+        return self.signature.run(operands, handler, handler.start(jax.random.key(0)), values)[2]
+
+
+def prior_position(staged: Staged, operands: Any, key: jax.Array) -> dict[str, jax.Array]:
+    """Draw every latent site forward and map it to unconstrained space."""
+    handler = Unconstrain()
+    return staged.run(operands, handler, handler.start(key), {})[2]

@@ -1,0 +1,166 @@
+"""NumPyro distributions as data: parameters as arrays, everything else hashable; batching; log densities."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions.batch_util import promote_batch_shape
+
+from probinf._jax import as_strong
+
+
+def flatten(distribution: dist.Distribution) -> tuple[list[jax.Array], Any]:
+    """Parameters of a distribution as strongly typed arrays, and its hashable structure."""
+    leaves, structure = jax.tree.flatten(distribution)
+    return [as_strong(leaf) for leaf in leaves], structure
+
+
+def draw(distribution: dist.Distribution, key: jax.Array) -> jax.Array:
+    """One draw of shape `batch_shape + event_shape`."""
+    return jnp.asarray(distribution.sample(key))
+
+
+def draw_type(leaves: Sequence[Any], structure: Any) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of a draw, found without computing one."""
+    out = jax.eval_shape(lambda ls, key: draw(jax.tree.unflatten(structure, ls), key), list(leaves), jax.random.key(0))
+    return tuple(out.shape), out.dtype
+
+
+def log_density(distribution: dist.Distribution, value: Any) -> jax.Array:
+    """Scalar log density of a value, summed over the batch; -inf outside the support.
+
+    NumPyro evaluates densities outside the support unless told otherwise (a negative value under a LogNormal gives
+    NaN, 2.5 under a Poisson a finite number), so the support is applied here.
+    """
+    value = jnp.asarray(value)
+    inside = supported(distribution, value)
+    # A legal stand-in keeps the gradient of the discarded branch finite.
+    safe = value
+    if inside is not None:
+        stand_in = jax.lax.stop_gradient(distribution.support.feasible_like(value)).astype(value.dtype)
+        event_dim = distribution.event_dim
+        spread = inside.reshape(inside.shape + (1,) * event_dim)
+        safe = jnp.where(jnp.broadcast_to(spread, value.shape), value, stand_in)
+    logp = jnp.asarray(distribution.log_prob(safe))
+    if inside is not None:
+        logp = jnp.where(jnp.broadcast_to(inside, logp.shape), logp, jnp.asarray(-jnp.inf, logp.dtype))
+    return jnp.sum(logp)
+
+
+_REAL = (
+    type(dist.constraints.real),
+    type(dist.constraints.real_vector),
+    type(dist.constraints.real_matrix),
+    type(dist.constraints.circular),
+)
+
+
+def supported(distribution: dist.Distribution, value: jax.Array) -> jax.Array | None:
+    """Which elements (shape `batch_shape`) of a value lie in the support; None when every real number does.
+
+    Also None for constraints that cannot be tested elementwise or have no stand-in value.
+    """
+    support = distribution.support
+    if support is None or isinstance(support, _REAL):
+        return None
+    if isinstance(support, dist.constraints.independent):
+        if isinstance(support.base_constraint, _REAL):
+            return None
+    try:
+        inside = jnp.asarray(support(value))
+        support.feasible_like(value)
+    except NotImplementedError:
+        return None
+    return inside
+
+
+class Lanes(dist.Distribution):
+    """Independent copies of one family along a new leading axis, parameters possibly different in each lane.
+
+    The general and always correct form; `lanes` prefers the family's own batching where that is proved to agree.
+    """
+
+    pytree_aux_fields = ("structure", "axes", "size")
+    pytree_data_fields = ("leaves",)
+
+    def __init__(self, leaves: tuple, structure: Any, axes: tuple[int | None, ...], size: int) -> None:
+        self.leaves, self.structure, self.axes, self.size = tuple(leaves), structure, axes, size
+        one = self._one(tuple(_first(x, a) for x, a in zip(leaves, axes, strict=True)))
+        super().__init__(batch_shape=(size, *one.batch_shape), event_shape=one.event_shape)
+
+    def _one(self, leaves: tuple) -> dist.Distribution:
+        return jax.tree.unflatten(self.structure, list(leaves))
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        if sample_shape:
+            keys = jax.random.split(key, sample_shape)
+            flat = jax.vmap(self.sample)(keys.reshape(-1))
+            return flat.reshape(*sample_shape, *flat.shape[1:])
+        keys = jax.random.split(key, self.size)
+        return jax.vmap(lambda k, ls: self._one(ls).sample(k), in_axes=(0, self.axes))(keys, self.leaves)
+
+    def log_prob(self, value: jax.Array, intermediates: Any = None) -> jax.Array:
+        return jax.vmap(lambda v, ls: self._one(ls).log_prob(v), in_axes=(0, self.axes))(value, self.leaves)
+
+    @property
+    def support(self) -> Any:
+        return self._one(tuple(_first(x, a) for x, a in zip(self.leaves, self.axes, strict=True))).support
+
+
+def _first(leaf: Any, axis: int | None) -> Any:
+    return leaf if axis is None else leaf[0]
+
+
+_PROBE = 1009  # a lane count that no parameter axis has by accident
+
+
+def lanes(leaves: Sequence[Any], structure: Any, mapped: Sequence[bool], size: int) -> dist.Distribution:
+    """The distribution of `size` independent lanes: batch shape `(size, *batch_shape)`.
+
+    Args:
+        leaves: parameters; those marked in `mapped` have a leading axis of length `size`.
+        structure: from `flatten`, for one lane.
+        mapped: which parameters differ between lanes.
+        size: number of lanes.
+    """
+    one = jax.tree.unflatten(structure, [_first(x, 0 if m else None) for x, m in zip(leaves, mapped, strict=True)])
+    custom = getattr(type(one), "lanes", None)
+    if custom is not None:
+        return custom(jax.tree.unflatten(structure, list(leaves)), tuple(mapped), size)
+    if not any(mapped):
+        return one.expand((size, *one.batch_shape))
+    types = tuple((tuple(np.shape(x)[1:] if m else np.shape(x)), x.dtype) for x, m in zip(leaves, mapped, strict=True))
+    if _promotes(structure, types, tuple(mapped)):
+        return _promote(leaves, structure, mapped)
+    axes = tuple(0 if m else None for m in mapped)
+    return Lanes(tuple(leaves), structure, axes, size)
+
+
+def _promote(leaves: Sequence[Any], structure: Any, mapped: Sequence[bool]) -> dist.Distribution:
+    # Parameters of one distribution are aligned with each other from the right, so one leading axis keeps them so.
+    aligned = [x if m else jnp.expand_dims(x, 0) for x, m in zip(leaves, mapped, strict=True)]
+    return promote_batch_shape(jax.tree.unflatten(structure, aligned))
+
+
+@functools.lru_cache(maxsize=1024)
+def _promotes(structure: Any, types: tuple, mapped: tuple[bool, ...]) -> bool:
+    """Whether NumPyro's own batching of this family gives draws of the right shape at an unmistakable lane count."""
+    single = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
+    batched = [
+        jax.ShapeDtypeStruct((_PROBE, *shape) if m else shape, dtype)
+        for (shape, dtype), m in zip(types, mapped, strict=True)
+    ]
+    shape, dtype = draw_type(single, structure)
+    try:
+        out = jax.eval_shape(
+            lambda ls, key: draw(_promote(ls, structure, mapped), key), batched, jax.random.key(0)
+        )
+    except Exception:  # any failure of third-party batching means: use the general form
+        return False
+    return tuple(out.shape) == (_PROBE, *shape) and out.dtype == dtype

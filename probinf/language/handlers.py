@@ -1,0 +1,220 @@
+"""Meanings of statements in one world: draw forward, score an assignment, condition, constrain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+from probinf.errors import DataError
+from probinf.language.distributions import draw, log_density
+from probinf.language.evaluate import Handler, Records
+from probinf.language.primitives import Site, bind_factor, bind_observe, bind_sample, deterministic_p
+
+
+def _zero() -> jax.Array:
+    return jnp.zeros((), jnp.result_type(float))
+
+
+def _total(log_factor: Any) -> jax.Array:
+    return jnp.sum(jnp.asarray(log_factor)).astype(jnp.result_type(float))
+
+
+class Forward(Handler):
+    """Draw latent sites that have no value; keep the log weight of observations and factors.
+
+    Args:
+        predict: draw a replicate of every observed site instead of scoring it, and record it.
+        only: record these sites only; all of them by default.
+    """
+
+    def __init__(self, *, predict: bool = False) -> None:
+        self.predict = predict
+        self._count = 0
+
+    def start(self, key: jax.Array) -> Any:
+        """The state at the start of a run."""
+        return {"key": key, "log_weight": _zero()}
+
+    def _key(self, state: Any) -> jax.Array:
+        # One static number per statement: a key is spent once, and draws do not depend on how calls are nested.
+        self._count += 1
+        return jax.random.fold_in(state["key"], self._count)
+
+    def _weigh(self, state: Any, log_weight: Any) -> Any:
+        return {**state, "log_weight": state["log_weight"] + log_weight.astype(state["log_weight"].dtype)}
+
+    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        if value is None:
+            value = draw(distribution, self._key(state))
+        return value, state, _record(site, value)
+
+    def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
+        if self.predict:
+            return state, _record(site, draw(distribution, self._key(state)))
+        return self._weigh(state, log_density(distribution, value)), {}
+
+    def factor(self, site: Site, log_factor: Any, state: Any) -> tuple[Any, Records]:
+        return self._weigh(state, _total(log_factor)), {}
+
+    def deterministic(self, site: Site, value: Any, state: Any) -> tuple[Any, Records]:
+        return state, _record(site, value)
+
+    def loop(self, state: Any, length: int) -> tuple[Any, Any]:
+        # All the keys of a loop in one call, outside of it.
+        return state["log_weight"], jax.random.split(self._key(state), length)
+
+    def iteration(self, carried: Any, own: Any) -> Any:
+        return {"key": own, "log_weight": carried}
+
+    def after_iteration(self, state: Any) -> Any:
+        return state["log_weight"]
+
+    def after_loop(self, before: Any, carried: Any) -> Any:
+        return {**before, "log_weight": carried}
+
+    def renew(self, state: Any) -> Any:
+        return {**state, "key": self._key(state)}
+
+
+class Score(Handler):
+    """Log density of an assignment of all latent sites, on the scale of the values themselves."""
+
+    vectorise_loops = True
+
+    def start(self) -> jax.Array:
+        """The state at the start of a run."""
+        return _zero()
+
+    def assign(self, site: Site, distribution: Any, value: Any) -> tuple[Any, Any]:
+        """The site's value and its contribution to the log density."""
+        return value, log_density(distribution, value)
+
+    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        if value is None:
+            raise DataError(f"Site {site.label} needs a value: the log density is of a full assignment.")
+        value, log_weight = self.assign(site, distribution, value)
+        return value, state + log_weight.astype(state.dtype), _record(site, value)
+
+    def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
+        return state + log_density(distribution, value).astype(state.dtype), {}
+
+    def factor(self, site: Site, log_factor: Any, state: Any) -> tuple[Any, Records]:
+        return state + _total(log_factor), {}
+
+    def deterministic(self, site: Site, value: Any, state: Any) -> tuple[Any, Records]:
+        return state, _record(site, value)
+
+    def assigned(self, params: dict) -> bool:
+        return True
+
+    def silent(self) -> Handler:
+        return _Silent(self)
+
+    def fresh(self, state: Any) -> Any:
+        return jnp.zeros_like(state)
+
+    def join(self, state: Any, states: Any) -> Any:
+        return state + jnp.sum(states, axis=0)
+
+
+class ScoreUnconstrained(Score):
+    """Log density on unconstrained space: NumPyro's bijections, log Jacobians included."""
+
+    def assign(self, site: Site, distribution: Any, value: Any) -> tuple[Any, Any]:
+        transform = dist.biject_to(distribution.support)
+        constrained = transform(value)
+        jacobian = jnp.sum(transform.log_abs_det_jacobian(value, constrained))
+        return constrained, jnp.sum(distribution.log_prob(constrained)) + jacobian
+
+    def assigned(self, params: dict) -> bool:
+        # A bijection whose bounds are random (Uniform(0, previous)) makes the value depend on the parameters.
+        return params["site"].support is not None
+
+
+class SiteScores(ScoreUnconstrained):
+    """Records each site's own log density instead of its value: the table shown when no legal start is found."""
+
+    vectorise_loops = False
+
+    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        value, log_weight = self.assign(site, distribution, value)
+        return value, state, _record(site, log_weight)
+
+    def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
+        return state, _record(site, log_density(distribution, value))
+
+    def factor(self, site: Site, log_factor: Any, state: Any) -> tuple[Any, Records]:
+        return state, _record(site, _total(log_factor))
+
+    def deterministic(self, site: Site, value: Any, state: Any) -> tuple[Any, Records]:
+        return state, {}
+
+
+class _Silent(Handler):
+    """The same values as another scoring handler, and nothing else."""
+
+    def __init__(self, scorer: Score) -> None:
+        self.scorer = scorer
+
+    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        return self.scorer.assign(site, distribution, value)[0], state, {}
+
+    def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
+        return state, {}
+
+    def factor(self, site: Site, log_factor: Any, state: Any) -> tuple[Any, Records]:
+        return state, {}
+
+
+class Unconstrain(Forward):
+    """Run forward (or with given values) and record every latent value on unconstrained space."""
+
+    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        value, state, _ = super().sample(site, distribution, value, state)
+        return value, state, _record(site, dist.biject_to(distribution.support).inv(value))
+
+    def deterministic(self, site: Site, value: Any, state: Any) -> tuple[Any, Records]:
+        return state, {}
+
+
+class Condition(Handler):
+    """Emit the program again: sites with a value become observations, sites with a prior draw from it.
+
+    Args:
+        priors: distributions that replace a site's own.
+        record: keep latent and deterministic values as results.
+        latent: emit latent sites that have a value as deterministic ones (their density is left out).
+    """
+
+    def __init__(self, priors: dict[str, Any] | None = None, *, record: bool = False, freeze: bool = False) -> None:
+        self.priors = priors or {}
+        self.record = record
+        self.freeze = freeze
+
+    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        if value is not None:
+            if not self.freeze:
+                bind_observe(site, distribution, value)
+            return value, state, {}
+        prior = self.priors.get(site.name, distribution)
+        (value,) = bind_sample(site, prior)
+        return value, state, (_record(site, value) if self.record else {})
+
+    def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
+        bind_observe(site, distribution, value)
+        return state, {}
+
+    def factor(self, site: Site, log_factor: Any, state: Any) -> tuple[Any, Records]:
+        bind_factor(site, log_factor)
+        return state, {}
+
+    def deterministic(self, site: Site, value: Any, state: Any) -> tuple[Any, Records]:
+        deterministic_p.bind(jnp.asarray(value), site=site)
+        return state, (_record(site, value) if self.record else {})
+
+
+def _record(site: Site, value: Any) -> Records:
+    return {site.name: value} if site.name else {}
