@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from probinf.language.distributions import abstract_key
 from probinf.language.handlers import ScoreUnconstrained, SiteScores, Unconstrain
 from probinf.language.sites import only_sometimes
 from probinf.language.staging import Staged
@@ -61,7 +62,7 @@ class Unconstrained:
     @functools.cached_property
     def position_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every latent value on unconstrained space."""
-        return jax.eval_shape(lambda o: prior_position(self.signature, o, jax.random.key(0)), self.operands)
+        return jax.eval_shape(lambda o, key: prior_position(self.signature, o, key), self.operands, abstract_key())
 
     def logdensity(self, operands: Any, position: dict[str, Any]) -> jax.Array:
         """Scalar log density at an unconstrained position, log Jacobians included, in nats."""

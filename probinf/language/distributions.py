@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,13 @@ from numpyro.distributions.batch_util import promote_batch_shape
 from probinf._jax import as_strong
 
 
+@contextlib.contextmanager
+def standard_promotion() -> Iterator[None]:
+    """NumPyro is written for JAX's standard promotion rules; programs may be run under stricter ones."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def flatten(distribution: dist.Distribution) -> tuple[list[jax.Array], Any]:
     """Parameters of a distribution as strongly typed arrays, and its hashable structure."""
     leaves, structure = jax.tree.flatten(distribution)
@@ -23,12 +31,19 @@ def flatten(distribution: dist.Distribution) -> tuple[list[jax.Array], Any]:
 
 def draw(distribution: dist.Distribution, key: jax.Array) -> jax.Array:
     """One draw of shape `batch_shape + event_shape`."""
-    return jnp.asarray(distribution.sample(key))
+    with standard_promotion():
+        return jnp.asarray(distribution.sample(key))
+
+
+@functools.lru_cache(maxsize=8)
+def abstract_key() -> Any:
+    """The type of a key; making a real one while staging would leave an equation in the program."""
+    return jax.eval_shape(lambda: jax.random.key(0))
 
 
 def draw_type(leaves: Sequence[Any], structure: Any) -> tuple[tuple[int, ...], Any]:
     """Shape and dtype of a draw, found without computing one."""
-    out = jax.eval_shape(lambda ls, key: draw(jax.tree.unflatten(structure, ls), key), list(leaves), jax.random.key(0))
+    out = jax.eval_shape(lambda ls, key: draw(jax.tree.unflatten(structure, ls), key), list(leaves), abstract_key())
     return tuple(out.shape), out.dtype
 
 
@@ -38,7 +53,11 @@ def log_density(distribution: dist.Distribution, value: Any) -> jax.Array:
     NumPyro evaluates densities outside the support unless told otherwise (a negative value under a LogNormal gives
     NaN, 2.5 under a Poisson a finite number), so the support is applied here.
     """
-    value = jnp.asarray(value)
+    with standard_promotion():
+        return _log_density(distribution, jnp.asarray(value))
+
+
+def _log_density(distribution: dist.Distribution, value: jax.Array) -> jax.Array:
     inside = supported(distribution, value)
     # A legal stand-in keeps the gradient of the discarded branch finite.
     safe = value
@@ -159,7 +178,7 @@ def _promotes(structure: Any, types: tuple, mapped: tuple[bool, ...]) -> bool:
     shape, dtype = draw_type(single, structure)
     try:
         out = jax.eval_shape(
-            lambda ls, key: draw(_promote(ls, structure, mapped), key), batched, jax.random.key(0)
+            lambda ls, key: draw(_promote(ls, structure, mapped), key), batched, abstract_key()
         )
     except Exception:  # any failure of third-party batching means: use the general form
         return False

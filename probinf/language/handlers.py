@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from probinf.errors import DataError
-from probinf.language.distributions import draw, log_density
+from probinf.language.distributions import draw, log_density, standard_promotion
 from probinf.language.evaluate import Handler, Records
 from probinf.language.primitives import Site, bind_factor, bind_observe, bind_sample, deterministic_p
 
@@ -124,10 +124,11 @@ class ScoreUnconstrained(Score):
     """Log density on unconstrained space: NumPyro's bijections, log Jacobians included."""
 
     def assign(self, site: Site, distribution: Any, value: Any) -> tuple[Any, Any]:
-        transform = dist.biject_to(distribution.support)
-        constrained = transform(value)
-        jacobian = jnp.sum(transform.log_abs_det_jacobian(value, constrained))
-        return constrained, jnp.sum(distribution.log_prob(constrained)) + jacobian
+        with standard_promotion():
+            transform = dist.biject_to(distribution.support)
+            constrained = transform(value)
+            jacobian = jnp.sum(transform.log_abs_det_jacobian(value, constrained))
+            return constrained, jnp.sum(distribution.log_prob(constrained)) + jacobian
 
     def assigned(self, params: dict) -> bool:
         # A bijection whose bounds are random (Uniform(0, previous)) makes the value depend on the parameters.
@@ -174,7 +175,8 @@ class Unconstrain(Forward):
 
     def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
         value, state, _ = super().sample(site, distribution, value, state)
-        return value, state, _record(site, dist.biject_to(distribution.support).inv(value))
+        with standard_promotion():
+            return value, state, _record(site, dist.biject_to(distribution.support).inv(value))
 
     def deterministic(self, site: Site, value: Any, state: Any) -> tuple[Any, Records]:
         return state, {}

@@ -146,6 +146,10 @@ class Program:
             return _simulate(self.staged, self.operands, key)
         return _simulate_many(self.staged, self.operands, jax.random.split(key, num_draws))
 
+    def run(self, seed: Any = 0) -> tuple[Any, jax.Array]:
+        """Run forward once: the return value, and the log weight of the observations and factors met."""
+        return _run(self.staged, self.operands, as_key(seed))
+
     def log_density(self, values: Mapping[str, Any]) -> jax.Array:
         """Log density of an assignment of every latent site (observations and factors included), in nats."""
         names = {s.name for s in self.staged.latent()}
@@ -181,6 +185,13 @@ def _checked(model_name: str, info: SiteInfo, value: Any) -> jax.Array:
     if np.issubdtype(value.dtype, np.floating) and info.discrete:
         return value  # kept: 2.5 under a Poisson is found by the support check, 2.0 is harmless
     return value.astype(info.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(staged: Staged, operands: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+    handler = Forward()
+    value, state, _ = staged.run(operands, handler, handler.start(key), {})
+    return value, state["log_weight"]
 
 
 @functools.partial(jax.jit, static_argnums=0)

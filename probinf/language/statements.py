@@ -274,7 +274,7 @@ def check_parameters(name: str, where: str, distribution: Any) -> None:
             continue
         try:
             legal = np.asarray(constraint(value))
-        except (NotImplementedError, jax.errors.JAXTypeError):
+        except (NotImplementedError, ValueError, jax.errors.JAXTypeError):  # bounds that depend on other parameters
             continue
         if not legal.all():
             raise ModelError(

@@ -1,0 +1,1 @@
+"""One verb, method objects, one result type."""

@@ -1,0 +1,1 @@
+"""Markov kernels that leave a target invariant."""

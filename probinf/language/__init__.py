@@ -1,0 +1,1 @@
+"""Writing models: statements, programs and what they mean in one world."""

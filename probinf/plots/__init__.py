@@ -1,0 +1,1 @@
+"""Pictures: arrays and optional axes in, axes out."""

@@ -1,0 +1,1 @@
+"""Data that stands for a measure: mixtures, populations, beliefs."""

@@ -1,0 +1,1 @@
+"""Programs in, programs out: populations, resampling, exact enumeration."""

@@ -1,0 +1,310 @@
+"""The exact measure of a program with finitely many executions.
+
+Applied to a model it gives the model's measure; applied to an algorithm (`population(model)`) it gives the exact law of
+the algorithm, ancestors included. Every world (one execution so far) is a row; a draw splits every row over its
+support, which re-indexes all live values. Loops are unrolled, so keep enumerated programs small.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probinf import _jax
+from probinf.errors import ModelError
+from probinf.language.distributions import log_density
+from probinf.language.evaluate import unsupported
+from probinf.language.primitives import STATEMENTS, deterministic_p, observe_p, sample_p
+from probinf.language.sites import has_statements
+
+_MOST_WORLDS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class FiniteMeasure:
+    """A measure with finitely many atoms.
+
+    Attributes:
+        log_weights: (W,) unnormalised log weights, one per world.
+        values: pytree of arrays with a leading world axis: the program's result in each world.
+    """
+
+    log_weights: np.ndarray
+    values: Any
+
+    @property
+    def log_evidence(self) -> float:
+        """Log of the total mass."""
+        return float(np.logaddexp.reduce(self.log_weights)) if len(self.log_weights) else -np.inf
+
+    def expectation(self, function: Callable[[Any], Any]) -> np.ndarray:
+        """Integral of a function of the result against the unnormalised measure."""
+        total: Any = 0.0
+        for i, log_weight in enumerate(self.log_weights):
+            total = total + np.exp(log_weight) * np.asarray(function(jax.tree.map(lambda v, i=i: v[i], self.values)))
+        return np.asarray(total)
+
+    def table(self, key: Callable[[Any], Any] | None = None) -> dict[Any, float]:
+        """Mass of every distinct result (or of every distinct `key(result)`)."""
+        masses: dict[Any, float] = {}
+        for i, log_weight in enumerate(self.log_weights):
+            value = jax.tree.map(lambda v, i=i: v[i], self.values)
+            name = key(value) if key else tuple(_plain(x) for x in jax.tree.leaves(value))
+            masses[name] = masses.get(name, 0.0) + float(np.exp(log_weight))
+        return masses
+
+
+def _plain(x: Any) -> Any:
+    x = np.asarray(x)
+    return x.item() if x.ndim == 0 else tuple(map(_plain, x))
+
+
+def enumerate_worlds(closed: _jax.ClosedJaxpr, operands: Any) -> tuple[np.ndarray, list[np.ndarray]]:
+    """All worlds of a staged program: log weights (W,) and results, each with a leading world axis.
+
+    Raises:
+        ModelError: a draw without finite support, or too many worlds.
+    """
+    worlds = _Worlds(np.zeros(1))
+    args = [np.asarray(x) for x in jax.tree.leaves(operands)]
+    outs = worlds.frame(closed.jaxpr, closed.consts, args)
+    return worlds.log_weight, [worlds.rows(o) for o in outs]
+
+
+class _Row:
+    """A value that differs between worlds: rows along the first axis, re-indexed whenever worlds split."""
+
+    __slots__ = ("__weakref__", "array")
+
+    def __init__(self, array: Any, worlds: _Worlds) -> None:
+        self.array = np.asarray(array)
+        worlds.live.add(self)
+
+
+class _Worlds:
+    def __init__(self, log_weight: np.ndarray) -> None:
+        self.log_weight = log_weight
+        self.live: weakref.WeakSet[_Row] = weakref.WeakSet()
+
+    @property
+    def size(self) -> int:
+        return len(self.log_weight)
+
+    def reindex(self, index: np.ndarray, log_weight: np.ndarray) -> None:
+        for row in list(self.live):
+            row.array = row.array[index]
+        self.log_weight = log_weight
+
+    def rows(self, value: Any) -> np.ndarray:
+        if isinstance(value, _Row):
+            return value.array
+        value = np.asarray(value)
+        return np.broadcast_to(value, (self.size, *value.shape))
+
+    # -- evaluation -----------------------------------------------------------------------------------------------
+
+    def frame(self, jaxpr: Any, consts: Any, args: list) -> list:
+        env: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+
+        def read(v: Any) -> Any:
+            return _jax.literal_value(v) if isinstance(v, _jax.Literal) else env[v]
+
+        for eqn in jaxpr.eqns:
+            results = self.equation(eqn, [read(v) for v in eqn.invars])
+            env.update(zip(eqn.outvars, results, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def equation(self, eqn: Any, operands: list) -> list:
+        primitive = eqn.primitive
+        if primitive in STATEMENTS:
+            return self.statement(eqn, operands)
+        if not has_statements(eqn):
+            return self.each(lambda *xs: _jax.bind_equation(eqn, xs), operands)
+        if primitive is _jax.scan_p:
+            return self.scan(eqn, operands)
+        if primitive is _jax.cond_p:
+            branches = [
+                lambda w, *a, b=b: w.frame(b.jaxpr, b.consts, list(a)) for b in eqn.params["branches"]
+            ]
+            return self.choose(operands[0], branches, operands[1:])
+        if primitive is _jax.while_p:
+            return self.while_loop(eqn, operands)
+        if primitive in _jax.CALLS:
+            inner = _jax.callee(eqn)
+            return self.frame(inner.jaxpr, inner.consts, operands)
+        raise unsupported(eqn)
+
+    def each(self, function: Callable, operands: list) -> list:
+        """Apply a function in every world; the world axis is padded so that few sizes are ever compiled."""
+        if not any(isinstance(x, _Row) for x in operands):
+            return [np.asarray(r) for r in function(*operands)]
+        if self.size == 0:
+            ones = [np.zeros(x.array.shape[1:], x.array.dtype) if isinstance(x, _Row) else x for x in operands]
+            return [_Row(np.zeros((0, *s.shape), s.dtype), self) for s in jax.eval_shape(function, *ones)]
+        padded = 1 << (self.size - 1).bit_length()
+        index = np.minimum(np.arange(padded), self.size - 1)
+        arrays = [x.array[index] if isinstance(x, _Row) else x for x in operands]
+        axes = [0 if isinstance(x, _Row) else None for x in operands]
+        results = jax.vmap(function, in_axes=axes, axis_size=padded)(*arrays)
+        return [_Row(np.asarray(r)[: self.size], self) for r in results]
+
+    def statement(self, eqn: Any, operands: list) -> list:
+        p = eqn.params
+        if eqn.primitive is deterministic_p:
+            return [operands[0]]
+        if eqn.primitive is sample_p:
+            return [self.split(p, operands[: p["count"]])]
+        if eqn.primitive is observe_p:
+
+            def score(*xs: Any) -> list:
+                return [log_density(jax.tree.unflatten(p["structure"], list(xs[:-1])), xs[-1])]
+
+        else:
+
+            def score(*xs: Any) -> list:
+                return [jnp.sum(xs[0])]
+
+        (log_factor,) = self.each(score, operands)
+        self.log_weight = self.log_weight + self.rows(log_factor)
+        return []
+
+    def split(self, params: dict, leaves: list) -> _Row:
+        """Split every world over the support of a draw, dropping impossible ones."""
+        site, structure = params["site"], params["structure"]
+        values, log_probs, index = [], [], []
+        same = not any(isinstance(x, _Row) for x in leaves)
+        cached = None
+        tables = None if same else self._tables(params, leaves)
+        for w in range(self.size):
+            if same:
+                cached = cached or _support(site, structure, leaves, params["shape"])
+                support, lp = cached
+            elif tables is not None:
+                support, lp = tables[0], tables[1][w]
+            else:
+                one = [x.array[w] if isinstance(x, _Row) else x for x in leaves]
+                support, lp = _support(site, structure, one, params["shape"])
+            possible = lp > -np.inf
+            values.append(support[possible])
+            log_probs.append(lp[possible])
+            index.append(np.full(int(possible.sum()), w))
+        if sum(map(len, index)) > _MOST_WORLDS:
+            raise ModelError(f"Site {site.label}: enumeration reached more than {_MOST_WORLDS} worlds.")
+        where = np.concatenate(index) if index else np.zeros(0, int)
+        self.reindex(where, self.log_weight[where] + (np.concatenate(log_probs) if log_probs else np.zeros(0)))
+        stacked = np.concatenate(values) if values else np.zeros((0, *params["shape"]), params["dtype"])
+        return _Row(stacked.astype(params["dtype"]), self)
+
+    def _tables(self, params: dict, leaves: list) -> tuple[np.ndarray, np.ndarray] | None:
+        """Support common to all worlds and log probabilities (W, S), in one vectorised call; None for ancestors."""
+        if self.size == 0:
+            return None
+        one = jax.tree.unflatten(
+            params["structure"], [x.array[0] if isinstance(x, _Row) else x for x in leaves]
+        )
+        if hasattr(one, "enumerate"):
+            return None
+        support = _combinations(params["site"], one, params["shape"])
+
+        def log_probs(*ls: Any) -> list:
+            law = jax.tree.unflatten(params["structure"], list(ls))
+            return [jax.vmap(lambda v: log_density(law, v))(jnp.asarray(support))]
+
+        return support, self.rows(self.each(log_probs, leaves)[0])
+
+    # -- control flow ---------------------------------------------------------------------------------------------
+
+    def scan(self, eqn: Any, operands: list) -> list:
+        p = eqn.params
+        n_consts, n_carry, length, body = p["num_consts"], p["num_carry"], p["length"], p["jaxpr"]
+        consts, carry, xs = operands[:n_consts], operands[n_consts : n_consts + n_carry], operands[n_consts + n_carry :]
+        collected: list[list] = []
+        for t in reversed(range(length)) if p["reverse"] else range(length):
+            row = [_Row(x.array[:, t], self) if isinstance(x, _Row) else np.asarray(x)[t] for x in xs]
+            outs = self.frame(body.jaxpr, body.consts, [*consts, *carry, *row])
+            carry = outs[:n_carry]
+            collected.append(outs[n_carry:])
+        if p["reverse"]:
+            collected.reverse()
+        stacked = []
+        for ys in zip(*collected, strict=True):
+            if any(isinstance(y, _Row) for y in ys):
+                stacked.append(_Row(np.stack([self.rows(y) for y in ys], axis=1), self))
+            else:
+                stacked.append(np.stack([np.asarray(y) for y in ys]))
+        return [*carry, *stacked]
+
+    def choose(self, index: Any, branches: list[Callable], args: list) -> list:
+        """Run each world through the branch that it takes."""
+        if not isinstance(index, _Row):
+            return branches[int(np.clip(int(index), 0, len(branches) - 1))](self, *args)
+        choice = np.clip(index.array.astype(int), 0, len(branches) - 1)
+        parents, weights, results = [], [], []
+        for k, branch in enumerate(branches):
+            chosen = np.flatnonzero(choice == k)
+            part = _Worlds(self.log_weight[chosen])
+            inner = [_Row(a.array[chosen], part) if isinstance(a, _Row) else a for a in args]
+            parent = _Row(chosen, part)
+            outs = branch(part, *inner)
+            parents.append(parent.array)
+            weights.append(part.log_weight)
+            results.append([part.rows(o) for o in outs])
+        self.reindex(np.concatenate(parents).astype(int), np.concatenate(weights))
+        return [_Row(np.concatenate(parts), self) for parts in zip(*results, strict=True)]
+
+    def while_loop(self, eqn: Any, operands: list) -> list:
+        p = eqn.params
+        n_cond, n_body = p["cond_nconsts"], p["body_nconsts"]
+        test, body = p["cond_jaxpr"], p["body_jaxpr"]
+
+        def loop(worlds: _Worlds, *everything: Any) -> list:
+            consts, carry = list(everything[: n_cond + n_body]), list(everything[n_cond + n_body :])
+            if worlds.size == 0:
+                return carry
+            (again,) = worlds.frame(test.jaxpr, test.consts, [*consts[:n_cond], *carry])
+
+            def once_more(w: _Worlds, *inner: Any) -> list:
+                outs = w.frame(body.jaxpr, body.consts, [*inner[n_cond : n_cond + n_body], *inner[n_cond + n_body :]])
+                return loop(w, *inner[: n_cond + n_body], *outs)
+
+            return worlds.choose(again, [lambda w, *inner: list(inner[n_cond + n_body :]), once_more], [*consts, *carry])
+
+        return loop(self, *operands)
+
+
+def _support(site: Any, structure: Any, leaves: list, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    law = jax.tree.unflatten(structure, list(leaves))
+    if hasattr(law, "enumerate"):
+        return law.enumerate()
+    support = _combinations(site, law, shape)
+    lp = jax.vmap(lambda v: log_density(law, v))(jnp.asarray(support))
+    return support, np.asarray(lp)
+
+
+def _combinations(site: Any, law: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Every value of a draw with finite support: all combinations over its batch."""
+    base = law
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    if hasattr(base, "structure"):  # Lanes
+        base = base._one(tuple(x if a is None else x[0] for x, a in zip(base.leaves, base.axes, strict=True)))
+    if not base.has_enumerate_support or base.event_shape:
+        raise ModelError(
+            f"Site {site.label}: {type(base).__name__} has no finite support to enumerate. Exact enumeration takes "
+            "Bernoulli, Categorical, Binomial, DiscreteUniform and the like."
+        )
+    atoms = np.asarray(base.enumerate_support(expand=False)).reshape(-1)
+    count = int(np.prod(shape, dtype=int))
+    if len(atoms) ** count > _MOST_WORLDS:
+        raise ModelError(f"Site {site.label}: {len(atoms)}^{count} values are too many to enumerate.")
+    rows = list(itertools.product(atoms, repeat=count))
+    return np.array(rows).reshape(len(rows), *shape)
+
+
