@@ -32,6 +32,7 @@ __all__ = [
     "literal_value",
     "scan_p",
     "shaped",
+    "statements_behind",
     "while_p",
 ]
 
@@ -84,6 +85,30 @@ def shaped(shape: tuple[int, ...], dtype: Any) -> Any:
 def inside_plain_vmap() -> bool:
     """Whether the code now being traced runs under `jax.vmap`."""
     return jec.unsafe_am_i_under_a_vmap_DO_NOT_USE()
+
+
+def statements_behind(tracer: Any) -> list[Any]:
+    """The sites of the statements on which a value depends, as far back as the function being traced.
+
+    Reads how JAX records equations while tracing, for error messages only: nothing is found where that has changed.
+    """
+    found, todo, seen = [], [tracer], set()
+    try:
+        while todo:
+            value = todo.pop()
+            inner = getattr(value, "val", None)
+            if isinstance(inner, jax.core.Tracer):
+                value = inner
+            eqn = getattr(value, "parent", None)
+            if eqn is None or id(eqn) in seen:
+                continue
+            seen.add(id(eqn))
+            if "site" in eqn.params:
+                found.append(eqn.params["site"])
+            todo.extend(eqn.in_tracers)
+    except AttributeError:
+        return []
+    return found
 
 
 def define_statement(name: str, abstract: Any, batch: Any, message: str) -> Primitive:

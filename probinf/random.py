@@ -11,7 +11,7 @@ import numpy as np
 from probinf.errors import ArgumentError, ArgumentTypeError
 
 
-def as_key(seed: int | jax.Array, *, argument: str = "seed") -> jax.Array:
+def as_key(seed: int | np.integer | np.ndarray | jax.Array, *, argument: str = "seed") -> jax.Array:
     """Return a typed scalar key from an integer seed, a typed key or an old-style raw key.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -21,40 +22,42 @@ class Unconstrained:
 
     Attributes:
         name: the model's name.
-        signature: hashable; the same signature means the same compiled code.
+        staged: the program.
         operands: arrays (arguments and data), to be passed as traced arguments.
+        non_centred: Gaussian sites whose unconstrained value is the standardised one.
     """
 
     name: str
-    signature: Staged
+    staged: Staged
     operands: Any
+    non_centred: frozenset[str] = frozenset()
 
-    @staticmethod
-    def of(program: Any) -> Unconstrained:
-        """The target of a program."""
-        return Unconstrained(program.name, program.staged, program.operands)
+    @property
+    def signature(self) -> Hashable:
+        """The same signature means the same compiled code."""
+        return self.staged, self.non_centred
 
     @property
     def discrete_sites(self) -> tuple[str, ...]:
         """Latent sites with integer values."""
-        return tuple(s.name for s in self.signature.latent() if s.discrete)
+        return tuple(s.name for s in self.staged.latent() if s.discrete)
 
     @property
     def conditional_sites(self) -> tuple[str, ...]:
         """Latent sites that are reached under some values of others only."""
-        return tuple(s.name for s in only_sometimes(self.signature.sites))
+        return tuple(s.name for s in only_sometimes(self.staged.sites))
 
     @property
     def dims(self) -> dict[str, tuple[str | None, ...]]:
         """Names of the axes of every latent and deterministic value, from the left; None where unnamed."""
-        return {s.name: s.dims for s in self.signature.sites if s.kind in ("sample", "deterministic")}
+        return {s.name: s.dims for s in self.staged.sites if s.kind in ("sample", "deterministic")}
 
     @property
     def coords(self) -> dict[str, Any]:
         """Coordinates by dimension name (positions along plates)."""
         return {
             d: list(range(n))
-            for s in self.signature.sites
+            for s in self.staged.sites
             for d, n in zip(s.dims, s.shape, strict=True)
             if d is not None
         }
@@ -62,35 +65,30 @@ class Unconstrained:
     @functools.cached_property
     def position_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every latent value on unconstrained space."""
-        return jax.eval_shape(lambda o, key: prior_position(self.signature, o, key), self.operands, abstract_key())
+        return jax.eval_shape(self.prior_position, self.operands, abstract_key())
 
     def logdensity(self, operands: Any, position: dict[str, Any]) -> jax.Array:
         """Scalar log density at an unconstrained position, log Jacobians included, in nats."""
-        handler = ScoreUnconstrained()
-        return self.signature.run(operands, handler, handler.start(), position)[1]
+        handler = ScoreUnconstrained(self.non_centred)
+        return self.staged.run(operands, handler, handler.start(), position)[1]
 
     def constrain(self, operands: Any, position: dict[str, Any]) -> dict[str, jax.Array]:
         """Latent and deterministic values at an unconstrained position."""
-        handler = ScoreUnconstrained()
-        return self.signature.run(operands, handler, handler.start(), position)[2]
+        handler = ScoreUnconstrained(self.non_centred)
+        return self.staged.run(operands, handler, handler.start(), position)[2]
 
     def site_logdensities(self, operands: Any, position: dict[str, Any]) -> dict[str, jax.Array]:
         """Log density of each site at a position: where a start fails."""
-        handler = SiteScores()
-        records = self.signature.run(operands, handler, handler.start(), position)[2]
+        handler = SiteScores(self.non_centred)
+        records = self.staged.run(operands, handler, handler.start(), position)[2]
         return {name: jnp.sum(value) for name, value in records.items()}
 
     def prior_position(self, operands: Any, key: jax.Array) -> dict[str, jax.Array]:
         """A draw from the prior, on unconstrained space."""
-        return prior_position(self.signature, operands, key)
+        handler = Unconstrain(self.non_centred)
+        return self.staged.run(operands, handler, handler.start(key), {})[2]
 
     def unconstrain(self, operands: Any, values: dict[str, Any]) -> dict[str, jax.Array]:
         """The unconstrained position of an assignment of every latent site."""
-        handler = Unconstrain()
-        return self.signature.run(operands, handler, handler.start(jax.random.key(0)), values)[2]
-
-
-def prior_position(staged: Staged, operands: Any, key: jax.Array) -> dict[str, jax.Array]:
-    """Draw every latent site forward and map it to unconstrained space."""
-    handler = Unconstrain()
-    return staged.run(operands, handler, handler.start(key), {})[2]
+        handler = Unconstrain(self.non_centred)
+        return self.staged.run(operands, handler, handler.start(jax.random.key(0)), values)[2]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from probinf import _jax
 from probinf.errors import ModelError
+from probinf.language.hoisting import scan_hoisted
 from probinf.language.independence import Plan, independent_iterations
 from probinf.language.primitives import (
     STATEMENTS,
@@ -106,10 +107,12 @@ def evaluate(
     Returns:
         Results, the handler's final state, and the records by site name (stacked like `values`).
     """
-    return _Evaluator(handler).frame(closed.jaxpr, closed.consts, args, state, values)
+    return Evaluator(handler).frame(closed.jaxpr, closed.consts, args, state, values)
 
 
-class _Evaluator:
+class Evaluator:
+    """Walks the equations of a program; subclasses may give loops and branches another form."""
+
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
 
@@ -199,7 +202,7 @@ class _Evaluator:
         """What each iteration finds in its carry (stacked) and what the last one leaves, given all drawn values."""
         p, body = eqn.params, eqn.params["jaxpr"]
         length, reverse, n_carry = p["length"], p["reverse"], p["num_carry"]
-        silent = _Evaluator(self.handler.silent())
+        silent = Evaluator(self.handler.silent())
 
         def carry_out(carry: list, x: list, now: Values) -> list:
             return silent.frame(body.jaxpr, body.consts, [*consts, *carry, *x], (), now)[0][:n_carry]
@@ -208,16 +211,16 @@ class _Evaluator:
         final = list(init)
         if plan.sequential:
 
-            def step(moving: list, inputs: Any) -> tuple[list, list]:
+            def step(moving: list, inputs: Any) -> list:
                 x, now = inputs
                 carry = list(init)
                 for i, value in zip(plan.sequential, moving, strict=True):
                     carry[i] = value
                 out = carry_out(carry, x, now)
-                return _like([out[i] for i in plan.sequential], moving), moving
+                return _like([out[i] for i in plan.sequential], moving)
 
             moving = [jnp.asarray(init[i]) for i in plan.sequential]
-            last, path = jax.lax.scan(step, moving, (list(xs), dict(read)), length=length, reverse=reverse)
+            last, path = scan_hoisted(step, moving, (list(xs), dict(read)), length, reverse=reverse)
             for i, end, values in zip(plan.sequential, last, path, strict=True):
                 stacked[i], final[i] = values, end
         for ready in plan.rounds:
@@ -267,7 +270,24 @@ class _Evaluator:
             outs, st, _ = self.frame(body.jaxpr, body.consts, [*body_consts, *inner], st, {})
             return _like(outs, inner), self.handler.renew(st)
 
-        out, state = jax.lax.while_loop(proceed, step, (operands[n_cond + n_body :], state))
+        init = operands[n_cond + n_body :]
+        if not any(map(has_statements, test.jaxpr.eqns)) or not jax.tree.leaves(state):
+            out, state = jax.lax.while_loop(proceed, step, (init, state))
+            return list(out), state, {}
+        # The condition holds statements and the state accounts for them: evaluate it in the loop, and carry its result.
+
+        def decide(inner: list, st: Any) -> tuple[Any, Any]:
+            outs, st, _ = self.frame(test.jaxpr, test.consts, [*cond_consts, *inner], st, {})
+            return outs[0], st
+
+        def step_and_decide(carry: Any) -> Any:
+            inner, st, _ = carry
+            outs, st, _ = self.frame(body.jaxpr, body.consts, [*body_consts, *inner], st, {})
+            again, st = decide(_like(outs, inner), st)
+            return _like(outs, inner), self.handler.renew(st), again
+
+        first, state = decide(init, state)
+        out, state, _ = jax.lax.while_loop(lambda carry: carry[2], step_and_decide, (init, state, first))
         return list(out), state, {}
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from probinf.errors import DataError
+from probinf.errors import DataError, ModelError
 from probinf.language.distributions import draw, log_density, standard_promotion
 from probinf.language.evaluate import Handler, Records
 from probinf.language.primitives import Site, bind_factor, bind_observe, bind_sample, deterministic_p
@@ -121,10 +121,20 @@ class Score(Handler):
 
 
 class ScoreUnconstrained(Score):
-    """Log density on unconstrained space: NumPyro's bijections, log Jacobians included."""
+    """Log density on unconstrained space: NumPyro's bijections, log Jacobians included.
+
+    Args:
+        non_centred: names of Gaussian sites whose unconstrained value is the standardised one, z = (x - loc) / scale.
+    """
+
+    def __init__(self, non_centred: frozenset[str] = frozenset()) -> None:
+        self.non_centred = non_centred
 
     def assign(self, site: Site, distribution: Any, value: Any) -> tuple[Any, Any]:
         with standard_promotion():
+            if site.name in self.non_centred:
+                constrained = standardisation(site, distribution)[0](value)
+                return constrained, jnp.sum(dist.Normal(0.0, 1.0).log_prob(value))
             transform = dist.biject_to(distribution.support)
             constrained = transform(value)
             jacobian = jnp.sum(transform.log_abs_det_jacobian(value, constrained))
@@ -132,7 +142,38 @@ class ScoreUnconstrained(Score):
 
     def assigned(self, params: dict) -> bool:
         # A bijection whose bounds are random (Uniform(0, previous)) makes the value depend on the parameters.
-        return params["site"].support is not None
+        return params["site"].support is not None and params["site"].name not in self.non_centred
+
+
+def standardisation(site: Site, distribution: Any) -> tuple[Any, Any]:
+    """The maps from standardised to actual values of a Gaussian site, and back.
+
+    Raises:
+        ModelError: the site's distribution is not a Normal or a MultivariateNormal.
+    """
+    base = distribution
+    while isinstance(base, dist.Independent):
+        base = base.base_dist
+    if isinstance(base, dist.ExpandedDistribution) and isinstance(base.base_dist, dist.Normal | dist.MultivariateNormal):
+        base = base.base_dist
+    if isinstance(base, dist.Normal):
+        return (lambda z: base.loc + base.scale * z), (lambda x: (x - base.loc) / base.scale)
+    if isinstance(base, dist.MultivariateNormal):
+        lower = base.scale_tril
+
+        def forward(z: Any) -> Any:
+            return base.loc + jnp.einsum("...ij,...j->...i", lower, z)
+
+        def back(x: Any) -> Any:
+            gap = x - base.loc
+            factor = jnp.broadcast_to(lower, (*gap.shape, gap.shape[-1]))
+            return jax.scipy.linalg.solve_triangular(factor, gap[..., None], lower=True)[..., 0]
+
+        return forward, back
+    raise ModelError(
+        f"non_centred: site {site.label} is a {type(distribution).__name__}; only Normal and MultivariateNormal sites can "
+        "be standardised."
+    )
 
 
 class SiteScores(ScoreUnconstrained):
@@ -173,9 +214,15 @@ class _Silent(Handler):
 class Unconstrain(Forward):
     """Run forward (or with given values) and record every latent value on unconstrained space."""
 
+    def __init__(self, non_centred: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self.non_centred = non_centred
+
     def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
         value, state, _ = super().sample(site, distribution, value, state)
         with standard_promotion():
+            if site.name in self.non_centred:
+                return value, state, _record(site, standardisation(site, distribution)[1](value))
             return value, state, _record(site, dist.biject_to(distribution.support).inv(value))
 
     def deterministic(self, site: Site, value: Any, state: Any) -> tuple[Any, Records]:

@@ -27,6 +27,7 @@ class Site:
         where: file and line of the statement; not part of the identity.
         support: the constraint, when its bounds are known while staging; not part of the identity.
         family: the distribution's class name, for messages.
+        is_unset: the site is latent because the statement was given obs=None; not part of the identity.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Site:
     where: str = dataclasses.field(default="", compare=False)
     support: Any = dataclasses.field(default=None, compare=False)
     family: str = dataclasses.field(default="", compare=False)
+    is_unset: bool = dataclasses.field(default=False, compare=False)
 
     @property
     def label(self) -> str:

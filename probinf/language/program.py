@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probinf.errors import ArgumentTypeError, DataError, UnknownNameError
+from probinf.errors import ArgumentTypeError, DataError, ProbinfError, UnknownNameError
+from probinf.language.checks import as_data, check_values, empty
+from probinf.language.door import check_operands
 from probinf.language.handlers import Forward, Score
+from probinf.language.mistakes import shortened
 from probinf.language.sites import SiteInfo
 from probinf.language.staging import Arguments, Staged, stage
-from probinf.language.statements import as_data, check_values, is_staging
+from probinf.language.statements import is_staging
 from probinf.random import as_key
 
 
@@ -64,11 +67,21 @@ class Program:
 
     @functools.cached_property
     def _staged(self) -> tuple[Staged, Any]:
-        return stage(self.name, self.function, self.arguments, self.values, self.priors)
+        try:
+            staged, operands = stage(self.name, self.function, self.arguments, self.values, self.priors)
+            check_operands(self, staged, operands)
+        except ProbinfError as error:
+            raise shortened(error) from None
+        return staged, operands
 
     @property
     def staged(self) -> Staged:
-        """The jaxpr and the table of sites."""
+        """The jaxpr and the table of sites.
+
+        Raises:
+            ModelError: a mistake in the model that is found while it is read, or an impossible parameter.
+            DataError: NaN, infinite or unsupported values at an observed site.
+        """
         return self._staged[0]
 
     @property
@@ -128,11 +141,23 @@ class Program:
             priors[name] = prior
         return dataclasses.replace(self, priors={**self.priors, **priors})
 
-    def unconstrained(self) -> Any:
-        """The log density of the latent sites on unconstrained space, for gradient methods."""
+    def unconstrained(self, *, non_centred: Iterable[str] = ()) -> Any:
+        """The log density of the latent sites on unconstrained space, for gradient methods.
+
+        Args:
+            non_centred: names of Normal or MultivariateNormal sites to be seen through their standardised value.
+
+        Raises:
+            UnknownNameError: no such latent site.
+            ModelError: a site of another family.
+        """
         from probinf.language.density import Unconstrained
 
-        return Unconstrained.of(self)
+        names = frozenset(non_centred)
+        latent = {s.name for s in self.staged.latent()}
+        for name in sorted(names - latent):
+            raise UnknownNameError(name, latent, "latent site", f"model {self.name!r}")
+        return Unconstrained(self.name, self.staged, self.operands, names)
 
     def simulate(self, seed: Any = 0, num_draws: int | None = None) -> dict[str, jax.Array]:
         """Draw from the prior predictive: every latent site, a replicate of every observed one, named values.
@@ -171,6 +196,8 @@ class Program:
 
 def _checked(model_name: str, info: SiteInfo, value: Any) -> jax.Array:
     value = as_data(f"Site {info.label}", value)
+    if value.size == 0 and 0 not in info.shape:
+        raise empty(f"Site {info.label} of model {model_name!r}", value.shape)
     if tuple(value.shape) != info.shape:
         loops = len([n for n in info.loops if n is not None])
         axes = [f"{n} ({'loop' if i < loops else d or 'axis'})" for i, (n, d) in enumerate(zip(info.shape, info.dims, strict=True))]
@@ -178,8 +205,6 @@ def _checked(model_name: str, info: SiteInfo, value: Any) -> jax.Array:
             f"Site {info.label} of model {model_name!r}: the value given has shape {tuple(value.shape)}, expected "
             f"{info.shape}" + (f", that is {' x '.join(axes)}." if axes else ".")
         )
-    if value.size == 0:
-        raise DataError(f"Site {info.label} of model {model_name!r}: the value given is empty.")
     if not isinstance(value, jax.core.Tracer):
         check_values(info.site, np.asarray(value))
     if np.issubdtype(value.dtype, np.floating) and info.discrete:

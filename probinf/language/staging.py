@@ -15,6 +15,7 @@ from probinf import _jax
 from probinf.language.evaluate import evaluate
 from probinf.language.handlers import Condition
 from probinf.language.mistakes import explain
+from probinf.language.numpyro_models import Translate
 from probinf.language.sites import SiteInfo, check_unique, sites_of
 from probinf.language.statements import staging
 
@@ -146,7 +147,7 @@ def _types(tree: Any) -> tuple:
 def _stage_plain(name: str, function: Callable, arguments: Arguments, dynamic: Any | None) -> Staged:
     def flat(*leaves: Any) -> Any:
         args, kwargs = arguments.join(leaves if dynamic is not None else arguments.dynamic)
-        with staging(name), explain(name, final=dynamic is None or not arguments.dynamic):
+        with staging(name), Translate(), explain(name, final=dynamic is None or not arguments.dynamic):
             return jax.tree.map(_jax.as_strong, function(*args, **kwargs))
 
     closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*(dynamic if dynamic is not None else ()))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,9 +15,9 @@ import numpyro.distributions as dist
 
 from probinf import _jax
 from probinf.errors import ArgumentError, ArgumentTypeError, DataError, ModelError
+from probinf.language.checks import as_data, check_parameters, check_values, observed_value
+from probinf.language.places import caller
 from probinf.language.primitives import Site, bind_factor, bind_observe, bind_sample, deterministic_p
-
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +37,7 @@ class Context:
     plates: tuple[Plate, ...] = ()
     scope: str = ""
     token: Any = None
+    sites: list[tuple[Site, tuple[int, ...]]] = dataclasses.field(default_factory=list)  # drawn so far, for messages
 
 
 _context: contextvars.ContextVar[Context | None] = contextvars.ContextVar("probinf_context", default=None)
@@ -57,6 +56,12 @@ def staging(model: str) -> Iterator[None]:
 def is_staging() -> bool:
     """Whether statements are legal here: a model is being staged."""
     return _context.get() is not None
+
+
+def sites_so_far() -> list[tuple[Site, tuple[int, ...]]]:
+    """The sites that the model being staged has reached, with their shapes."""
+    context = _context.get()
+    return [] if context is None else context.sites
 
 
 @contextlib.contextmanager
@@ -78,24 +83,17 @@ def _current(statement: str) -> Context:
     return context
 
 
-def caller() -> str:
-    """File and line of the nearest frame outside of this package and of installed libraries."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_PACKAGE) and "site-packages" not in name and "contextlib" not in name:
-            return f"{os.path.basename(name)}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
+_LATENT: Any = object()
 
 
-def sample(name: str, distribution: dist.Distribution, *, obs: Any = None, broadcast: bool = False) -> jax.Array:
+def sample(name: str, distribution: dist.Distribution, *, obs: Any = _LATENT, broadcast: bool = False) -> jax.Array:
     """Draw the value of a site, or observe it when `obs` is given.
 
     Args:
         name: unique in the program (under its scopes).
         distribution: any NumPyro distribution; plates around the call widen its batch shape.
-        obs: the observed value, of shape `batch_shape + event_shape`.
+        obs: the observed value, of shape `batch_shape + event_shape`. None leaves the site latent; inference says so
+            when the None comes from an argument of the model.
         broadcast: allow an `obs` of another shape that broadcasts to that one.
 
     Returns:
@@ -105,23 +103,36 @@ def sample(name: str, distribution: dist.Distribution, *, obs: Any = None, broad
         ModelError: not a legal statement here (see the message).
         DataError: `obs` has another shape, is NaN or infinite, or lies outside the support.
     """
-    context = _current("sample")
-    where = caller()
-    site, distribution = _site(name, distribution, context, where)
-    if obs is not None:
+    site, distribution = site_of(name, distribution, caller(), is_unset=obs is None)
+    if obs is not None and obs is not _LATENT:
         value = observed_value(site, distribution, obs, broadcast=broadcast)
         bind_observe(site, distribution, value)
         return value
+    return draw_at(site, distribution)
+
+
+def draw_at(site: Site, distribution: dist.Distribution) -> jax.Array:
+    """Emit the draw of a latent site; under `pi.vmap` every lane draws for itself.
+
+    Raises:
+        ModelError: unmapped under a plain `jax.vmap`, or a family that cannot be drawn from.
+    """
+    context = _current("sample")
     token = () if context.token is None else (context.token,)
     if not token and _jax.inside_plain_vmap():
-        tracers = [x for x in jax.tree.leaves(distribution) if "BatchTrace" in type(x).__name__ or _is_mapped(x)]
-        if not tracers:
+        if not any(_is_mapped(x) for x in jax.tree.leaves(distribution)):
             raise ModelError(
                 f"Site {site.label} is drawn under jax.vmap, but nothing in its distribution differs between the "
                 "lanes: all of them would share one draw. Use `with pi.plate(name, size):`, or pi.vmap in place of "
                 "jax.vmap, for independent draws."
             )
-    (value,) = bind_sample(site, distribution, *token)
+    try:
+        (value,) = bind_sample(site, distribution, *token)
+    except NotImplementedError:
+        raise ModelError(
+            f"Site {site.label}: {site.family} cannot be drawn from, and particles and simulation draw every latent "
+            "site. Use a proper prior, and pi.factor for the rest of the density."
+        ) from None
     return value
 
 
@@ -138,8 +149,7 @@ def observe(name: str, distribution: dist.Distribution, value: Any, *, broadcast
 
 def factor(name: str, log_factor: Any) -> None:
     """Multiply the weight of this execution by `exp(log_factor)`; an array is summed. `-inf` is a legal zero."""
-    context = _current("factor")
-    site = Site(_full_name(name, context, "factor"), where=caller(), family="factor")
+    site = Site(full_name(name, "factor"), where=caller(), family="factor")
     value = jnp.asarray(log_factor)
     if not jnp.issubdtype(value.dtype, jnp.floating):
         value = value.astype(jnp.result_type(float))
@@ -152,7 +162,7 @@ def deterministic(name: str, value: Any) -> jax.Array:
     value = _jax.as_strong(value)
     names = [p.name for p in sorted(context.plates, key=lambda p: p.dim)]
     dims = tuple(names) if value.ndim >= len(names) else ()
-    site = Site(_full_name(name, context, "deterministic"), dims=dims, where=caller(), family="deterministic")
+    site = Site(full_name(name, "deterministic"), dims=dims, where=caller(), family="deterministic")
     return deterministic_p.bind(value, site=site)[0]
 
 
@@ -223,30 +233,63 @@ def vmap(function: Callable, in_axes: Any = 0, out_axes: Any = 0, *, axis_size: 
     return mapped
 
 
-def _full_name(name: Any, context: Context, statement: str) -> str:
+def full_name(name: Any, statement: str) -> str:
+    """A site's name under the scopes that are open."""
+    context = _current(statement)
     if not isinstance(name, str) or not name:
         raise ArgumentTypeError(
-            f"pi.{statement}: the first argument is the site's name, a non-empty string; found {name!r}."
+            f"pi.{statement} ({caller()}): the first argument is the site's name, a non-empty string; found {name!r}."
         )
     return context.scope + name
 
 
-def _site(name: str, distribution: Any, context: Context, where: str) -> tuple[Site, dist.Distribution]:
-    full = _full_name(name, context, "sample")
+def site_of(
+    name: str, distribution: Any, where: str, plates: tuple[Plate, ...] = (), *, is_unset: bool = False
+) -> tuple[Site, dist.Distribution]:
+    """The site of a draw or an observation, and its distribution widened by the plates around it.
+
+    Args:
+        name: as written.
+        distribution: as written.
+        where: file and line of the statement.
+        plates: further plates than those that are open.
+        is_unset: the statement was given obs=None.
+
+    Raises:
+        ArgumentTypeError: the name is not a string, or there is no distribution.
+        ModelError: an impossible parameter, or a batch shape that does not fit a plate.
+    """
+    full, context = full_name(name, "sample"), _current("sample")
     if not isinstance(distribution, dist.Distribution):
         raise ArgumentTypeError(
             f"Site {full!r} ({where}): expected a NumPyro distribution, found {type(distribution).__name__}. "
             "Write numpyro.distributions.Delta(value) for a known value."
         )
+    plates = (*context.plates, *plates)
     check_parameters(full, where, distribution)
-    if context.plates:
-        distribution = _expand(full, where, distribution, context.plates)
-    by_dim = {p.dim: p.name for p in context.plates}
+    if plates:
+        distribution = _expand(full, where, distribution, plates)
+    by_dim = {p.dim: p.name for p in plates}
     dims = tuple(by_dim.get(d) for d in range(-len(distribution.batch_shape), 0))
     support = distribution.support
     known = not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(support))
-    site = Site(full, dims=dims, where=where, support=support if known else None, family=type(distribution).__name__)
+    site = Site(
+        full,
+        dims=dims,
+        where=where,
+        support=support if known else None,
+        family=family_name(distribution),
+        is_unset=is_unset,
+    )
+    context.sites.append((site, tuple(distribution.batch_shape) + tuple(distribution.event_shape)))
     return site, distribution
+
+
+def family_name(distribution: dist.Distribution) -> str:
+    """The class of a distribution, below expansions and masks."""
+    while isinstance(distribution, dist.ExpandedDistribution | dist.MaskedDistribution | dist.Independent):
+        distribution = distribution.base_dist
+    return type(distribution).__name__
 
 
 def _expand(name: str, where: str, distribution: Any, plates: tuple[Plate, ...]) -> Any:
@@ -262,110 +305,3 @@ def _expand(name: str, where: str, distribution: Any, plates: tuple[Plate, ...])
             )
         shape[p.dim] = p.size
     return distribution.expand(tuple(shape)) if tuple(shape) != distribution.batch_shape else distribution
-
-
-def check_parameters(name: str, where: str, distribution: Any) -> None:
-    """Refuse parameters known to be impossible while staging (a negative scale, weights that do not sum to one)."""
-    for parameter, constraint in distribution.arg_constraints.items():
-        if parameter not in distribution.__dict__:
-            continue  # lazily computed twins of the parameter that was given
-        value = distribution.__dict__[parameter]
-        if isinstance(value, jax.core.Tracer) or value is None:
-            continue
-        try:
-            legal = np.asarray(constraint(value))
-        except (NotImplementedError, ValueError, jax.errors.JAXTypeError):  # bounds that depend on other parameters
-            continue
-        if not legal.all():
-            raise ModelError(
-                f"Site {name!r} ({where}): {type(distribution).__name__} got an impossible {parameter} = "
-                f"{np.array2string(np.asarray(value), threshold=6)}; expected {constraint_text(constraint)}."
-            )
-    inner = getattr(distribution, "base_dist", None)
-    if isinstance(inner, dist.Distribution):
-        check_parameters(name, where, inner)
-
-
-def constraint_text(constraint: Any) -> str:
-    """A constraint in words: 'positive', 'real', 'interval [0, 1]'."""
-    text = str(constraint)
-    return text.replace("_", " ").replace("Independent(", "").split("(")[0].strip().lower() or text
-
-
-def observed_value(site: Site, distribution: Any, obs: Any, *, broadcast: bool = False) -> jax.Array:
-    """Check an observed value against its site and return it as an array of the site's shape and dtype."""
-    expected = tuple(distribution.batch_shape) + tuple(distribution.event_shape)
-    value = as_data(f"Site {site.label}", obs)
-    if tuple(value.shape) != expected:
-        try:
-            fits = np.broadcast_shapes(value.shape, expected) == expected
-        except ValueError:
-            fits = False
-        if not (fits and (broadcast or value.ndim == 0)):
-            wider = "" if fits or value.size <= np.prod(expected, dtype=int) else _wider(value.shape, expected)
-            raise DataError(
-                f"Site {site.label}: the observed value has shape {tuple(value.shape)}, the distribution "
-                f"({site.family}) has batch shape {tuple(distribution.batch_shape)} and event shape "
-                f"{tuple(distribution.event_shape)}, so {expected} is expected{_axes(site)}.{wider} "
-                "Pass broadcast=True to repeat a smaller value on purpose."
-            )
-        value = jnp.broadcast_to(value, expected)
-    if not isinstance(value, jax.core.Tracer):
-        check_values(site, np.asarray(value))
-    return jnp.asarray(value)
-
-
-def _wider(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    try:
-        np.broadcast_shapes(found, expected)
-    except ValueError:
-        return ""
-    return " The two broadcast to something larger than either: a silent outer product, so this is refused."
-
-
-def _axes(site: Site) -> str:
-    named = [d for d in site.dims if d]
-    return f" (axes {', '.join(map(repr, named))})" if named else ""
-
-
-def as_data(what: str, obs: Any) -> Any:
-    """Data as a numeric array, or an error that names what it is for."""
-    if isinstance(obs, jax.Array | jax.core.Tracer):
-        return obs
-    if hasattr(obs, "to_numpy"):  # pandas and xarray
-        obs = obs.to_numpy()
-    try:
-        array = np.asarray(obs)
-    except ValueError as error:
-        raise ArgumentTypeError(f"{what}: expected a rectangular numeric array, found a ragged {type(obs).__name__}."
-                                ) from error
-    if array.dtype.kind not in "biufc":
-        raise ArgumentTypeError(
-            f"{what}: expected numbers, found dtype {array.dtype} ({type(obs).__name__}). "
-            "Encode strings and categories as integers first."
-        )
-    return jnp.asarray(array)
-
-
-def check_values(site: Site, value: np.ndarray) -> None:
-    """Refuse NaN, infinities and values outside a support known while staging."""
-    if value.dtype.kind == "f":
-        for bad, word in ((np.isnan(value), "NaN"), (np.isinf(value), "infinite")):
-            if bad.any():
-                index = tuple(int(i) for i in np.argwhere(bad)[0])
-                raise DataError(
-                    f"Site {site.label}: {int(bad.sum())} of {value.size} observed values are {word}, the first at "
-                    f"index {index}. Remove them, or model the missing entries as latent values."
-                )
-    if site.support is None:
-        return
-    try:
-        inside = np.asarray(site.support(jnp.asarray(value)))
-    except (NotImplementedError, TypeError, ValueError):
-        return
-    if not inside.all():
-        index = tuple(int(i) for i in np.argwhere(~inside)[0])
-        raise DataError(
-            f"Site {site.label}: the observed value {value[index]} at index {index} lies outside the support of "
-            f"{site.family} ({constraint_text(site.support)}); {int((~inside).sum())} of {inside.size} do."
-        )

@@ -148,7 +148,7 @@ class _Worlds:
         if self.size == 0:
             ones = [np.zeros(x.array.shape[1:], x.array.dtype) if isinstance(x, _Row) else x for x in operands]
             return [_Row(np.zeros((0, *s.shape), s.dtype), self) for s in jax.eval_shape(function, *ones)]
-        padded = 1 << (self.size - 1).bit_length()
+        padded = _padded(self.size)
         index = np.minimum(np.arange(padded), self.size - 1)
         arrays = [x.array[index] if isinstance(x, _Row) else x for x in operands]
         axes = [0 if isinstance(x, _Row) else None for x in operands]
@@ -233,7 +233,9 @@ class _Worlds:
             collected.append(outs[n_carry:])
         if p["reverse"]:
             collected.reverse()
-        stacked = []
+        stacked: list[Any] = []
+        if length == 0:
+            stacked = [np.zeros(v.aval.shape, v.aval.dtype) for v in eqn.outvars[n_carry:]]
         for ys in zip(*collected, strict=True):
             if any(isinstance(y, _Row) for y in ys):
                 stacked.append(_Row(np.stack([self.rows(y) for y in ys], axis=1), self))
@@ -277,6 +279,11 @@ class _Worlds:
             return worlds.choose(again, [lambda w, *inner: list(inner[n_cond + n_body :]), once_more], [*consts, *carry])
 
         return loop(self, *operands)
+
+
+def _padded(size: int) -> int:
+    """The world axis grows in steps of 16: compiling tiny kernels for new sizes costs far more than running them."""
+    return next((n for n in (16, 256, 4096, 65536) if size <= n), 1 << (size - 1).bit_length())
 
 
 def _support(site: Any, structure: Any, leaves: list, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

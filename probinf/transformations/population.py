@@ -107,9 +107,33 @@ def run_population(
     return [walker.spread(o).array for o in outs], state, info
 
 
+def population_frame(
+    closed: _jax.ClosedJaxpr,
+    operands: list[Any],
+    state: State,
+    num: int,
+    resampling: Resampling,
+    *,
+    resample_first: bool = False,
+) -> tuple[list[Any], State]:
+    """Emit one step of an existing population: operands marked `Many` are random, scores add to the weights given.
+
+    With `resample_first` the rule is applied to the weights as they are, and not again after scores.
+    """
+    walker = _Walker(num, resampling)
+    if resample_first:
+        state, ancestors, _ = walker.suspension(state)
+        if ancestors is not None:
+            operands = [Many(_take(x.array, ancestors)) if isinstance(x, Many) else x for x in operands]
+        walker = _Walker(num, resampling, suspend=False)
+    used = [True] * len(closed.jaxpr.outvars)
+    outs, state, _, _ = walker.frame(closed.jaxpr, closed.consts, operands, state, used, align=False)
+    return [walker.spread(o).array for o in outs], state
+
+
 class _Walker:
-    def __init__(self, num: int, resampling: Resampling, *, suspend: bool = True) -> None:
-        self.num, self.resampling, self.suspend = num, resampling, suspend
+    def __init__(self, num: int, resampling: Resampling, *, suspend: bool = True, named: bool = True) -> None:
+        self.num, self.resampling, self.suspend, self.named = num, resampling, suspend, named
 
     # -- weights ----------------------------------------------------------------------------------------------------
 
@@ -224,7 +248,7 @@ class _Walker:
         if eqn.primitive is sample_p:
             leaves = operands[: p["count"]]
             law = lanes([*map(_array, leaves)], p["structure"], [isinstance(x, Many) for x in leaves], self.num)
-            return [Many(bind_sample(_widened(site), law)[0])], state, None, {}
+            return [Many(bind_sample(_widened(site) if self.named else Site(""), law)[0])], state, None, {}
         if eqn.primitive is observe_p:
 
             def score(*xs: Any) -> Any:
@@ -263,7 +287,7 @@ class _Walker:
         moving_consts = [c for c in consts if isinstance(c, Many)]
         shared_xs = [x for x in xs if not isinstance(x, Many)]
         random_xs = [jnp.moveaxis(x.array, 1, 0) for x in xs if isinstance(x, Many)]
-        resamples = self.suspend and self.resampling.threshold > 0 and _may_score(body.jaxpr)
+        resamples = self.suspend and self.resampling.threshold > 0 and may_score(body.jaxpr)
         ys_needed = needed[n_carry:]
         out_flags: list[bool] = []
         # Per-step ancestors re-align stacked outputs; their composition is carried only where something needs it.
@@ -337,7 +361,7 @@ class _Walker:
         init = [self.spread(c) if r else c for c, r in zip(init, random, strict=True)]
         shared = [None if isinstance(c, Many) else c for c in (*cond_consts, *body_consts)]
         moving = [c.array for c in (*cond_consts, *body_consts) if isinstance(c, Many)]
-        resamples = self.suspend and self.resampling.threshold > 0 and (_may_score(body.jaxpr) or _may_score(test.jaxpr))
+        resamples = self.suspend and self.resampling.threshold > 0 and (may_score(body.jaxpr) or may_score(test.jaxpr))
 
         def unpack(rows: list, values: list) -> tuple[list, list]:
             it = iter(rows)
@@ -347,10 +371,13 @@ class _Walker:
             )
 
         quiet = _Walker(self.num, self.resampling, suspend=False)
+        # The condition is evaluated before the loop and after every iteration, so that its scores are kept; its sites
+        # are then emitted twice and carry their names once.
+        before = _Walker(self.num, self.resampling, suspend=False, named=False)
 
-        def holds(rows: list, values: list, st: State) -> tuple[Any, State]:
+        def holds(rows: list, values: list, st: State, walker: _Walker = quiet) -> tuple[Any, State]:
             c, v = unpack(rows, values)
-            outs, st, _, _ = quiet.frame(test.jaxpr, test.consts, [*c[:n_cond], *v], st, [True], align=False)
+            outs, st, _, _ = walker.frame(test.jaxpr, test.consts, [*c[:n_cond], *v], st, [True], align=False)
             return outs[0], st
 
         def repack(outs: list, values: list) -> list:
@@ -361,14 +388,11 @@ class _Walker:
 
         identity = jnp.arange(self.num, dtype=jnp.int32)
         values = [_array(c) for c in init]
+        first, state = holds(moving, values, state, before)
         if not divergent:
 
-            def proceed(carry: Any) -> Any:
-                st, _, rows, now = carry
-                return holds(rows, now, st)[0]
-
             def step(carry: Any) -> Any:
-                st, composed, rows, now = carry
+                st, composed, rows, now, _ = carry
                 c, v = unpack(rows, now)
                 outs, st, ancestors, _ = self.frame(
                     body.jaxpr, body.consts, [*c[n_cond:], *v], st, [True] * len(now), align=True
@@ -376,12 +400,15 @@ class _Walker:
                 if ancestors is not None:
                     rows = [_take(r, ancestors) for r in rows]
                     composed = _take(composed, ancestors)
-                return st, composed, rows, repack(outs, now)
+                now = repack(outs, now)
+                again, st = holds(rows, now, st)
+                return st, composed, rows, now, again
 
-            state, composed, _, final = jax.lax.while_loop(proceed, step, (state, identity, moving, values))
+            state, composed, _, final, _ = jax.lax.while_loop(
+                lambda carry: carry[4], step, (state, identity, moving, values, jnp.asarray(first))
+            )
         else:
             # Particles that have finished keep value and weight; the others go on; one resampling per iteration.
-            first, state = holds(moving, values, state)
             active = self.spread(first).array
 
             def go_on(carry: Any) -> Any:
@@ -393,8 +420,8 @@ class _Walker:
                 outs, moved, _, _ = quiet.frame(
                     body.jaxpr, body.consts, [*c[n_cond:], *v], st, [True] * len(now), align=False
                 )
-                again, moved = holds(rows, [_where(active, o, a) for o, a in zip(repack(outs, now), now, strict=True)], moved)
                 now = [_where(active, o, a) for o, a in zip(repack(outs, now), now, strict=True)]
+                again, moved = holds(rows, now, moved)
                 st = State(jnp.where(active, moved.log_weights, st.log_weights), st.log_evidence)
                 active = active & self.spread(again).array
                 st, ancestors, _ = self.suspension(st) if resamples else (st, None, {})
@@ -412,9 +439,9 @@ class _Walker:
     def aligned_cond(self, eqn: Any, operands: list, state: State) -> tuple[list, State, Any | None, dict]:
         index, *args = operands
         branches = eqn.params["branches"]
-        flags = [_taint(b.jaxpr, [isinstance(a, Many) for a in args]) for b in branches]
+        flags = [taint(b.jaxpr, [isinstance(a, Many) for a in args]) for b in branches]
         random = [any(f) for f in zip(*flags, strict=True)]
-        resamples = self.suspend and self.resampling.threshold > 0 and any(_may_score(b.jaxpr) for b in branches)
+        resamples = self.suspend and self.resampling.threshold > 0 and any(may_score(b.jaxpr) for b in branches)
         identity = jnp.arange(self.num, dtype=jnp.int32)
 
         def branch(closed: Any) -> Callable:
@@ -447,7 +474,7 @@ class _Walker:
             results = [_where(choice == k, o, r) for o, r in zip(outs, results, strict=True)]
         state = State(weights, state.log_evidence)
         ancestors = None
-        if any(_may_score(b.jaxpr) for b in branches):
+        if any(may_score(b.jaxpr) for b in branches):
             state, ancestors, _ = self.suspension(state)
             if ancestors is not None:
                 results = [_take(r, ancestors) for r in results]
@@ -469,7 +496,7 @@ def _last_use(jaxpr: Any, used: list[bool]) -> dict[Any, int]:
     return last
 
 
-def _taint(jaxpr: Any, inputs: list[bool]) -> list[bool]:
+def taint(jaxpr: Any, inputs: list[bool]) -> list[bool]:
     """Which results are random, given which inputs are."""
     marks = dict.fromkeys(jaxpr.constvars, False)
     marks.update(zip(jaxpr.invars, inputs, strict=True))
@@ -491,7 +518,7 @@ def _taint(jaxpr: Any, inputs: list[bool]) -> list[bool]:
             if operands[0]:
                 results = [True] * len(eqn.outvars)
             else:
-                each = [_taint(b.jaxpr, operands[1:]) for b in eqn.params["branches"]]
+                each = [taint(b.jaxpr, operands[1:]) for b in eqn.params["branches"]]
                 results = [any(f) for f in zip(*each, strict=True)]
         elif eqn.primitive is _jax.while_p:
             p = eqn.params
@@ -504,7 +531,7 @@ def _taint(jaxpr: Any, inputs: list[bool]) -> list[bool]:
                 operands[n_cond + n_body :],
             )
         else:
-            results = _taint(_jax.callee(eqn).jaxpr, operands)
+            results = taint(_jax.callee(eqn).jaxpr, operands)
         marks.update(zip(eqn.outvars, results, strict=True))
     return [of(v) for v in jaxpr.outvars]
 
@@ -514,7 +541,7 @@ def _scan_results(eqn: Any, operands: list[bool]) -> list[bool]:
     body = eqn.params["jaxpr"].jaxpr
     carry = list(operands[n_consts : n_consts + n_carry])
     while True:
-        flags = _taint(body, [*operands[:n_consts], *carry, *operands[n_consts + n_carry :]])
+        flags = taint(body, [*operands[:n_consts], *carry, *operands[n_consts + n_carry :]])
         grown = [a or b for a, b in zip(carry, flags[:n_carry], strict=True)]
         if grown == carry:
             return [*carry, *flags[n_carry:]]
@@ -525,7 +552,7 @@ def _loop_taint(body: Any, consts: list, init: list, xs: list, n_carry: int) -> 
     carry = [isinstance(c, Many) for c in init]
     rest = [isinstance(c, Many) for c in consts], [isinstance(x, Many) for x in xs]
     while True:
-        flags = _taint(body, [*rest[0], *carry, *rest[1]])[:n_carry]
+        flags = taint(body, [*rest[0], *carry, *rest[1]])[:n_carry]
         grown = [a or b for a, b in zip(carry, flags, strict=True)]
         if grown == carry:
             return carry
@@ -535,8 +562,8 @@ def _loop_taint(body: Any, consts: list, init: list, xs: list, n_carry: int) -> 
 def _while_flags(test: Any, body: Any, cond_consts: list, body_consts: list, init: list) -> tuple[list[bool], bool]:
     carry = list(init)
     while True:
-        divergent = _taint(test, [*cond_consts, *carry])[0]
-        flags = _taint(body, [*body_consts, *carry])
+        divergent = taint(test, [*cond_consts, *carry])[0]
+        flags = taint(body, [*body_consts, *carry])
         grown = [a or b or divergent for a, b in zip(carry, flags, strict=True)]
         if grown == carry:
             return carry, divergent
@@ -547,12 +574,12 @@ def _while_taint(test: Any, body: Any, cond_consts: list, body_consts: list, ini
     return _while_flags(test, body, *([isinstance(x, Many) for x in part] for part in (cond_consts, body_consts, init)))
 
 
-def _may_score(jaxpr: Any) -> bool:
+def may_score(jaxpr: Any) -> bool:
     for eqn in jaxpr.eqns:
         if eqn.primitive in (observe_p, factor_p):
             return True
         for inner in _jax.jaxprs_in_params(eqn.params):
-            if _may_score(inner.jaxpr if isinstance(inner, _jax.ClosedJaxpr) else inner):
+            if may_score(inner.jaxpr if isinstance(inner, _jax.ClosedJaxpr) else inner):
                 return True
     return False
 

@@ -149,9 +149,15 @@ class Ancestors(dist.Distribution):
         return type(self)(weights, self.num)
 
     def enumerate(self) -> tuple[np.ndarray, np.ndarray]:
-        """Every possible vector (V, num) and its log probability (V,), in NumPy and double precision."""
+        """Every possible value (V, *batch, num) and its log probability (V,), in NumPy and double precision."""
         lw = np.asarray(self.log_weights, np.float64)
-        assert lw.ndim == 1
+        if lw.ndim > 1:  # populations of populations: the lanes are independent
+            batch = lw.shape[:-1]
+            laws = [type(self)(row, self.num).enumerate() for row in lw.reshape(-1, lw.shape[-1])]
+            choices = list(itertools.product(*(range(len(lp)) for _, lp in laws)))
+            vectors = [[law[0][k] for law, k in zip(laws, c, strict=True)] for c in choices]
+            log_probs = [sum(law[1][k] for law, k in zip(laws, c, strict=True)) for c in choices]
+            return np.array(vectors).reshape(len(choices), *batch, self.num), np.array(log_probs, np.float64)
         if not np.isfinite(lw.max()):
             return np.arange(self.num)[None] % len(lw), np.zeros(1)
         w = np.exp(lw - lw.max())

@@ -1,0 +1,39 @@
+"""The one verb: a program and a method in, a posterior out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from probinf.errors import ArgumentTypeError
+from probinf.inference.method import AbstractMethod
+from probinf.inference.posterior import Posterior
+from probinf.language.numpyro_models import as_program
+from probinf.random import as_key
+
+
+def infer(program: Any, method: AbstractMethod, *args: Any, seed: Any = 0, progress: bool = True, **kwargs: Any) -> Posterior:
+    """Draw from the posterior of a program.
+
+    Args:
+        program: a program (`model(...)`, usually with data given), or a NumPyro model whose arguments follow.
+        method: how: `pi.NUTS()`, `smc.SMC(num_particles=1000)`, ...
+        args: arguments of a NumPyro model.
+        seed: an integer or a key; the same seed gives the same draws.
+        progress: show a bar where the output is a terminal.
+        kwargs: keyword arguments of a NumPyro model.
+
+    Returns:
+        Named draws with summary, plots and ArviZ export.
+
+    Raises:
+        ArgumentTypeError: `method` is not a method.
+        ModelError: the program cannot be run by this method; the message names the site and what can.
+        InferenceError: no legal start, or the run broke down; what was finished is on `.partial`.
+    """
+    if isinstance(method, type) and issubclass(method, AbstractMethod):
+        raise ArgumentTypeError(f"method: write {method.__name__}(), an object with settings, not the class.")
+    if not isinstance(method, AbstractMethod):
+        raise ArgumentTypeError(
+            f"method: expected an inference method such as pi.NUTS() or smc.SMC(), found {type(method).__name__}."
+        )
+    return method.run(as_program(program, *args, **kwargs), as_key(seed), progress=progress)

@@ -1,0 +1,261 @@
+"""One run of the No-U-Turn sampler: the host loop around compiled pieces."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probinf.inference.starts import StartPrograms, search
+from probinf.kernels.adaptation import Metric, warmup_segments
+from probinf.kernels.chains import ChainMethod, ChainPrograms, States, cached, counted
+from probinf.kernels.flat import FlatLayout
+from probinf.kernels.laplace import CurvaturePrograms, find_mode, scale_from_precision
+from probinf.kernels.nuts import Draws, Geometry
+from probinf.progress import Progress
+
+CAPACITY = 250  # rows of one compiled piece
+_FIRST_PIECE = 10  # steps: early trees can be long
+_SECONDS_PER_PIECE = 0.5  # how often the bar moves, and how long an interrupt waits
+_POINTS_PER_CHAIN = 4  # positions in each chain whose curvature is averaged for the Laplace metric
+_LAPLACE_PHASES = (0.1, 0.15, 0.25)  # shares of warm-up after which the Laplace metric is renewed
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPrograms:
+    """Everything compiled for one model and number of chains."""
+
+    layout: FlatLayout
+    starts: StartPrograms
+    chains: ChainPrograms
+    curvature: CurvaturePrograms
+    constrain: Callable[[Any, jax.Array], dict[str, jax.Array]]
+
+
+def programs_for(
+    target: Any, operands: Any, num_chains: int, metric: Metric, max_tree_depth: int, method: ChainMethod
+) -> ModelPrograms:
+    """The programs of a target from the cache, or new ones: neither data nor seed nor lengths are part of the key."""
+    described = tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves(operands))
+    key = (
+        target.signature,
+        jax.tree.structure(operands),
+        described,
+        num_chains,
+        metric,
+        max_tree_depth,
+        method,
+        jnp.zeros(()).dtype,
+    )
+
+    def build() -> ModelPrograms:
+        layout = FlatLayout(target.position_shapes)
+
+        def logdensity(operands: Any, x: jax.Array) -> jax.Array:
+            return target.logdensity(operands, layout.unravel(x)).astype(layout.dtype)
+
+        def constrain(operands: Any, x: jax.Array) -> dict[str, jax.Array]:
+            return target.constrain(operands, layout.unravel(x))
+
+        return ModelPrograms(
+            layout,
+            StartPrograms(target, layout),
+            ChainPrograms(logdensity, layout.dim, num_chains, metric, max_tree_depth, CAPACITY, method),
+            CurvaturePrograms(logdensity),
+            counted(jax.vmap(constrain, in_axes=(None, 0))),
+        )
+
+    return cached(key, build)
+
+
+@dataclasses.dataclass
+class Run:
+    """The state of a run; `warm_up` and `draw` may be interrupted and leave it whole.
+
+    Attributes:
+        next_step: steps taken by every chain since its start, which is also the number of the next step's randomness.
+        is_interrupted: Ctrl-C arrived while drawing.
+        notes: reasons for caution.
+        repaired: directions in which the Laplace metric found no curvature.
+    """
+
+    programs: ModelPrograms
+    operands: Any
+    keys: list[jax.Array]
+    target_acceptance: float
+    geometry: Geometry
+    states: States | None = None
+    next_step: int = 0
+    is_interrupted: bool = False
+    notes: list[str] = dataclasses.field(default_factory=list)
+    repaired: int = 0
+    _seconds_per_step: float | None = None
+
+    def _advance(self, num_steps: int, bar: Progress | None, **flags: bool) -> Iterator[Draws]:
+        """Take steps in pieces short enough to show progress and to hear an interrupt."""
+        left = num_steps
+        while left:
+            pace = self._seconds_per_step
+            wanted = _FIRST_PIECE if pace is None else int(_SECONDS_PER_PIECE / max(pace, 1e-9))
+            size = max(1, min(left, wanted, CAPACITY))
+            started = time.perf_counter()
+            self.states, draws = self.programs.chains.advance(
+                self.operands,
+                self.geometry,
+                self.states,
+                self.keys,
+                target_acceptance=self.target_acceptance,
+                first_step=self.next_step,
+                num_steps=size,
+                **flags,
+            )
+            self._seconds_per_step = (time.perf_counter() - started) / size
+            self.next_step += size
+            left -= size
+            if bar is not None:
+                bar.update(size, step_size=float(draws.step_size[:, -1].mean()), divergences=int(draws.diverging.sum()))
+            yield draws
+
+    def warm_up(self, z: jax.Array, num_warmup: int, bar: Progress | None) -> None:
+        """Start the chains at z and adapt step size and scale (Stan's schedule)."""
+        chains = self.programs.chains
+        self.states = chains.start(self.operands, self.geometry, z)
+        for segment in warmup_segments(num_warmup, chains.metric):
+            for _ in self._advance(segment.num_steps, bar, is_adapting=True, is_collecting=segment.is_collecting):
+                pass
+            if segment.renews:
+                self.states = chains.renew(self.operands, self.geometry, self.states)
+
+    def warm_up_laplace(self, z: jax.Array, num_warmup: int, bar: Progress | None) -> None:
+        """Adapt the step size; three times on the way, take the curvature from where the chains are.
+
+        The mean of -∇² log p over the posterior is the precision that matters where the density is not Gaussian: at a
+        mode the noise levels of a model are often far from typical, and a mode may not even exist.
+        """
+        chains = self.programs.chains
+        self.states = chains.start(self.operands, self.geometry, z)
+        lengths = [int(share * num_warmup) for share in _LAPLACE_PHASES]
+        if min(lengths) < _POINTS_PER_CHAIN:
+            lengths = []
+        for length in lengths:
+            draws = list(self._advance(length, bar, is_adapting=True))
+            x = np.concatenate([piece.x for piece in draws], axis=1)
+            when = np.linspace(length // 2, length - 1, _POINTS_PER_CHAIN).astype(int)
+            self._renew_geometry(x[:, when].reshape(-1, x.shape[-1]), x[:, -1])
+        for _ in self._advance(num_warmup - sum(lengths), bar, is_adapting=True):
+            pass
+
+    def _renew_geometry(self, points: np.ndarray, last: np.ndarray) -> None:
+        """Coordinates from the mean curvature at `points`, the chains at `last`; unchanged where it is not finite."""
+        found = []
+        for x in points:
+            precision = np.asarray(self.programs.curvature.precision(self.operands, jnp.asarray(x)), np.float64)
+            if np.isfinite(precision).all():
+                found.append(precision)
+        if not found:
+            return
+        scale, self.repaired = scale_from_precision(np.mean(found, axis=0))
+        shift, dtype = np.asarray(self.geometry.shift, np.float64), self.geometry.shift.dtype
+        z = np.linalg.solve(scale, (last.astype(np.float64) - shift).T).T
+        self.geometry = Geometry(self.geometry.shift, jnp.asarray(scale, dtype))
+        self.states = self.programs.chains.start(self.operands, self.geometry, jnp.asarray(z, dtype))
+
+    def draw(self, num_draws: int, thinning: int, bar: Progress | None) -> Draws | None:
+        """Take `num_draws` steps and keep every `thinning`-th; None if interrupted before the first kept one."""
+        kept, taken = [], 0
+        try:
+            for piece in self._advance(num_draws, bar):
+                size = piece.lp.shape[1]
+                index = np.arange((-taken - 1) % thinning, size, thinning)
+                taken += size
+                # A copy: a view would keep the whole piece alive.
+                kept.append(jax.tree.map(lambda rows, index=index: rows[:, index], piece))
+        except KeyboardInterrupt:
+            self.is_interrupted = True
+        if sum(piece.lp.shape[1] for piece in kept) == 0:
+            return None
+        return jax.tree.map(lambda *pieces: np.concatenate(pieces, axis=1), *kept)
+
+    def constrain(self, x: np.ndarray, keep: Sequence[str] | None) -> dict[str, np.ndarray]:
+        """Latent and deterministic values at positions of shape (chains, draws, dim), in blocks of one compiled size."""
+        chains, draws, dim = x.shape
+        flat = x.reshape(chains * draws, dim)
+        blocks: dict[str, list[np.ndarray]] = {}
+        for start in range(0, flat.shape[0], CAPACITY):
+            block = flat[start : start + CAPACITY]
+            padded = np.concatenate([block, np.broadcast_to(block[-1:], (CAPACITY - block.shape[0], dim))])
+            for name, value in self.programs.constrain(self.operands, jnp.asarray(padded)).items():
+                if keep is None or name in keep:
+                    blocks.setdefault(name, []).append(np.asarray(value)[: block.shape[0]])
+        joined = {name: np.concatenate(values) for name, values in blocks.items()}
+        return {name: value.reshape(chains, draws, *value.shape[1:]) for name, value in joined.items()}
+
+    def checkpoint(self) -> dict[str, np.ndarray]:
+        """Everything needed to go on drawing."""
+        leaves = jax.tree.leaves(self.programs.chains.gather(self.states))
+        return {
+            **{f"state_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)},
+            "shift": np.asarray(self.geometry.shift),
+            "scale": np.asarray(self.geometry.scale),
+            "keys": np.stack([np.asarray(jax.random.key_data(key)) for key in self.keys]),
+            "next_step": np.asarray(self.next_step),
+        }
+
+    def restore(self, checkpoint: dict[str, np.ndarray]) -> None:
+        """Continue from a checkpoint of a run with the same model and settings."""
+        template = self.programs.chains.start(
+            self.operands, self.geometry, jnp.zeros((len(self.keys), self.programs.layout.dim), self.programs.layout.dtype)
+        )
+        structure = jax.tree.structure(self.programs.chains.gather(template))
+        leaves = [checkpoint[f"state_{i}"] for i in range(structure.num_leaves)]
+        self.states = self.programs.chains.scatter(jax.tree.unflatten(structure, leaves))
+        self.next_step = int(checkpoint["next_step"])
+
+
+def laplace_geometry(
+    programs: ModelPrograms, target: Any, operands: Any, key: jax.Array, starts: np.ndarray
+) -> tuple[Geometry, jax.Array]:
+    """Coordinates at the first mode found from the starts, and whitened chain starts from N(mode, precision⁻¹).
+
+    Without a mode (a density that grows without bound, as that of a centred hierarchy may) the chains begin at the
+    starts in plain coordinates, and warm-up finds the curvature.
+    """
+    dtype, dim = programs.layout.dtype, programs.layout.dim
+    for start in starts:
+        mode = find_mode(programs.curvature, operands, jnp.asarray(start, dtype))
+        if mode.is_converged:
+            break
+    else:
+        return Geometry(jnp.zeros(dim, dtype), jnp.eye(dim, dtype=dtype)), jnp.asarray(starts, dtype)
+    scale, _ = scale_from_precision(mode.precision)
+    geometry = Geometry(jnp.asarray(mode.x, dtype), jnp.asarray(scale, dtype))
+    tries = 0
+
+    def draw(key: jax.Array) -> jax.Array:
+        nonlocal tries
+        # Shrinking towards the mode, which is legal: the search ends.
+        z = 0.9**tries * jax.random.normal(key, starts.shape, dtype)
+        tries += 1
+        return geometry.shift[None, :] + z @ geometry.scale.T
+
+    x = search(programs.starts, target, programs.layout, operands, key, draw, "draws around the mode")
+    z = np.linalg.solve(scale, (x - mode.x[None, :]).T).T
+    return geometry, jnp.asarray(z, dtype)
+
+
+@contextlib.contextmanager
+def bar_for(show: Any, total: int, label: str) -> Iterator[Progress | None]:
+    """A progress bar, or None where none is wanted."""
+    if not show:
+        yield None
+        return
+    with Progress(total, label) as bar:
+        yield bar
+
+

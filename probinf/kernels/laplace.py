@@ -1,0 +1,145 @@
+r"""Coordinates from the curvature of the log density: for posteriors of many, badly scaled dimensions.
+
+With precision P = -∇² log p and P = C Cᵀ (Cholesky), x = mode + C⁻ᵀ z turns N(mode, P⁻¹) into a standard normal, whatever
+its condition number. Sample covariances would need many more draws than dimensions for that; curvature needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jaxtyping import Array, Float
+
+from probinf.kernels.chains import counted
+from probinf.kernels.nuts import LogDensity
+
+_MAX_LBFGS_STEPS = 1000
+_MAX_NEWTON_STEPS = 50
+
+
+class Mode(NamedTuple):
+    """The result of a mode search: where, whether it converged, and the precision there (not repaired)."""
+
+    x: Float[np.ndarray, " dim"]
+    logdensity: float
+    is_converged: bool
+    precision: Float[np.ndarray, "dim dim"]
+
+
+class CurvaturePrograms:
+    """Compiled value, gradient, precision (the negative Hessian) and L-BFGS of one log density of (operands, x)."""
+
+    def __init__(self, logdensity: LogDensity) -> None:
+        self.value_and_grad = counted(jax.value_and_grad(logdensity, argnums=1))
+        self.precision = counted(_precision(logdensity))
+        self.climb = counted(_lbfgs(logdensity))
+
+
+def _precision(logdensity: LogDensity) -> Callable[..., Array]:
+    def precision(operands: Any, x: Float[Array, " dim"]) -> Float[Array, "dim dim"]:
+        gradient = jax.grad(lambda x: -logdensity(operands, x))
+        column = lambda tangent: jax.jvp(gradient, (x,), (tangent,))[1]  # noqa: E731
+        # In blocks: all columns at once would hold dim copies of the model's intermediate values.
+        return jax.lax.map(column, jnp.eye(x.shape[0], dtype=x.dtype), batch_size=min(64, x.shape[0]))
+
+    return precision
+
+
+def _lbfgs(logdensity: LogDensity) -> Callable[..., Array]:
+    def climb(operands: Any, x: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        import optax
+
+        def loss(x: Array) -> Array:
+            value = -logdensity(operands, x)
+            return jnp.where(jnp.isfinite(value), value, jnp.inf)
+
+        optimizer = optax.lbfgs(memory_size=20)
+        value_and_grad = optax.value_and_grad_from_state(loss)
+
+        def step(carry: tuple[Array, Any, Array, Array]) -> tuple[Array, Any, Array, Array]:
+            x, state, count, _ = carry
+            value, gradient = value_and_grad(x, state=state)
+            update, state = optimizer.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
+            gain = value - optax.tree.get(state, "value")
+            is_done = (gain >= 0.0) & (gain < 1e-3)  # Newton steps take over from here
+            new = x + update
+            new = jnp.where(jnp.all(jnp.isfinite(new)), new, x)
+            return new, state, count + 1, is_done
+
+        def more(carry: tuple[Array, Any, Array, Array]) -> Array:
+            return (carry[2] < _MAX_LBFGS_STEPS) & ~carry[3]
+
+        # optax mixes integer kinds, which the strict promotion setting refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            start = (x, optimizer.init(x), jnp.zeros((), jnp.int32), jnp.asarray(False))
+            return jax.lax.while_loop(more, step, start)[0]
+
+    return climb
+
+
+def find_mode(programs: CurvaturePrograms, operands: Any, start: Float[Array, " dim"]) -> Mode:
+    """Climb from `start` by L-BFGS, then by Newton steps with Levenberg-Marquardt damping.
+
+    Converged means that the Newton decrement, twice the height still to gain if the density were Gaussian, is below
+    1e-6 (1e-3 in single precision) with a positive definite precision.
+    """
+    dtype = start.dtype
+
+    def evaluate(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = programs.value_and_grad(operands, jnp.asarray(x, dtype))
+        return float(value), np.asarray(gradient, np.float64)
+
+    x = np.asarray(programs.climb(operands, start), np.float64)
+    value, gradient = evaluate(x)
+    damping, is_converged = 0.0, False
+    precision = np.asarray(programs.precision(operands, jnp.asarray(x, dtype)), np.float64)
+    tolerance = 1e-6 if dtype == np.float64 else 1e-3
+    for _ in range(_MAX_NEWTON_STEPS):
+        spread = np.diag(np.maximum(np.abs(np.diag(precision)), 1e-12))
+        try:
+            factor = scipy.linalg.cho_factor(precision + damping * spread, lower=True)
+            step = scipy.linalg.cho_solve(factor, gradient)
+        except (scipy.linalg.LinAlgError, ValueError):
+            if not np.isfinite(precision).all() or damping > 1e8:
+                break
+            damping = max(4.0 * damping, 1e-3)
+            continue
+        if damping == 0.0 and gradient @ step < tolerance:
+            is_converged = True
+            break
+        new_value, new_gradient = evaluate(x + step)
+        if np.isfinite(new_value) and new_value >= value - 1e-12 * abs(value) and np.isfinite(new_gradient).all():
+            x, value, gradient = x + step, new_value, new_gradient
+            damping = 0.0 if damping < 1e-3 else damping / 10.0
+            precision = np.asarray(programs.precision(operands, jnp.asarray(x, dtype)), np.float64)
+        else:
+            damping = max(4.0 * damping, 1e-3)
+            if damping > 1e8:
+                break
+    return Mode(x, value, is_converged, precision)
+
+
+def scale_from_precision(precision: Float[np.ndarray, "dim dim"]) -> tuple[Float[np.ndarray, "dim dim"], int]:
+    r"""The factor S with S Sᵀ = precision⁻¹, and how many directions had to be repaired.
+
+    A positive definite matrix gives S = C⁻ᵀ. Otherwise each eigenvalue is replaced by its absolute value, at least
+    1e-10 times the largest: a direction of negative curvature is as narrow as its curvature is strong.
+
+    References:
+        Betancourt (2013), A general metric for Riemannian manifold HMC (the absolute value).
+    """
+    precision = 0.5 * (precision + precision.T)
+    dim = precision.shape[0]
+    try:
+        factor = scipy.linalg.cholesky(precision, lower=True)
+        return scipy.linalg.solve_triangular(factor, np.eye(dim), lower=True, trans="T"), 0
+    except scipy.linalg.LinAlgError:
+        values, vectors = scipy.linalg.eigh(precision)
+        floor = 1e-10 * np.max(np.abs(values))
+        repaired = np.maximum(np.abs(values), floor)
+        return vectors / np.sqrt(repaired)[None, :], int(np.sum(values < floor))

@@ -1,0 +1,119 @@
+"""Checks of a program at the door: what can be said about it before anything is compiled or drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+
+from probinf.errors import DataError, ProbinfWarning
+from probinf.language.checks import check_parameters, check_precision, check_values, constraint_text
+from probinf.language.known import Range, Stacked, bounds_of, statements_with_values
+from probinf.language.primitives import factor_p, observe_p, sample_p
+
+
+def check_operands(program: Any, staged: Any, operands: Any) -> None:
+    """Refuse data and parameters that are impossible whatever is drawn.
+
+    Everything that follows from the arguments and the data alone is worked out with NumPy: one pass over the data.
+
+    Raises:
+        DataError: NaN, infinite or unsupported values at an observed site, or a NaN factor.
+        ModelError: a parameter outside its domain.
+    """
+    for name, value in arguments_of(program):
+        if isinstance(value, np.ndarray):
+            check_precision(f"Argument {name!r} of model {program.name!r}", value)
+    for eqn, values in statements_with_values(staged.closed, jax.tree.leaves(operands)):
+        site = eqn.params["site"]
+        if not site.name:
+            continue
+        if eqn.primitive is factor_p:
+            if isinstance(values[0], np.ndarray) and np.isnan(values[0]).any():
+                raise DataError(f"Site {site.label}: the factor is NaN. A log factor is a number, or -inf for a zero.")
+            continue
+        if eqn.primitive not in (sample_p, observe_p):
+            continue
+        leaves = [_array(x) for x in values[: eqn.params["count"]]]
+        distribution = jax.tree.unflatten(eqn.params["structure"], leaves)
+        check_parameters(site.name, site.where, distribution)
+        if eqn.primitive is observe_p and (value := _array(values[eqn.params["count"]])) is not None:
+            if site.support is None and all(isinstance(x, np.ndarray) for x in values):
+                site = dataclasses.replace(site, support=distribution.support)
+            check_values(site, np.asarray(value))
+
+
+def check_reachable(program: Any) -> None:
+    """Warn of parameters that some draw of a parent site can make impossible.
+
+    Bounds are followed from the supports of the sites through arithmetic; what cannot be followed is not reported.
+    """
+    sites = {info.name: info for info in program.sites}
+    for eqn, values in statements_with_values(program.staged.closed, jax.tree.leaves(program.operands)):
+        if eqn.primitive not in (sample_p, observe_p) or not eqn.params["site"].name:
+            continue
+        distribution = jax.tree.unflatten(eqn.params["structure"], values[: eqn.params["count"]])
+        for family, parameter, constraint, reached in _escapes(distribution):
+            parents = [f"{n!r} ({sites[n].site.family}, {constraint_text(sites[n].site.support)})" for n in
+                       sorted(reached.sites)]
+            many = len(parents) > 1
+            warnings.warn(
+                f"Site {eqn.params['site'].label}: the {parameter} of {family} is expected to be "
+                f"{constraint_text(constraint)}, but {'sites' if many else 'site'} {', '.join(parents)} can take it "
+                f"{'below' if reached.low < bounds_of(constraint)[0] else 'above'} that. Such draws are rejected. Give "
+                f"{'them' if many else 'it'} a prior on the right domain (HalfNormal, LogNormal, Beta), or transform the "
+                "value with jnp.exp, jax.nn.softplus or jax.nn.sigmoid.",
+                ProbinfWarning,
+                stacklevel=2,
+            )
+
+
+def warn_none_arguments(program: Any) -> None:
+    """Warn when an argument of the model is None and sites became latent because they were given obs=None."""
+    missing = [name for name, value in arguments_of(program) if value is None]
+    latent = [info.label for info in program.sites if info.kind == "sample" and info.site.is_unset]
+    if missing and latent:
+        many = len(latent) > 1
+        warnings.warn(
+            f"Model {program.name!r}: argument {', '.join(map(repr, missing))} is None, so {'sites' if many else 'site'} "
+            f"{', '.join(latent)} {'are' if many else 'is'} latent: drawn, not observed. Pass the data, or observe the "
+            "site with .given(...); without data the result is the prior.",
+            ProbinfWarning,
+            stacklevel=2,
+        )
+
+
+def arguments_of(program: Any) -> list[tuple[str, Any]]:
+    """The arguments of a model by name, defaults included."""
+    args, kwargs = program.arguments.join(program.arguments.dynamic)
+    try:
+        bound = inspect.signature(program.function).bind(*args, **kwargs)
+    except (TypeError, ValueError):  # built-in callables; wrong calls are reported when the model is staged
+        return [(str(i), a) for i, a in enumerate(args)] + list(kwargs.items())
+    bound.apply_defaults()
+    return list(bound.arguments.items())
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, Stacked):
+        return value.array
+    return value if isinstance(value, np.ndarray) else None
+
+
+def _escapes(distribution: Any) -> Iterator[tuple[str, str, Any, Range]]:
+    """Parameters whose range leaves their domain."""
+    for parameter, constraint in distribution.arg_constraints.items():
+        reached = distribution.__dict__.get(parameter)
+        domain = bounds_of(constraint) if not dist.constraints.is_dependent(constraint) else None
+        if isinstance(reached, Range) and reached.sites and domain is not None:
+            if reached.low < domain[0] or reached.high > domain[1]:
+                yield type(distribution).__name__, parameter, constraint, reached
+    inner = getattr(distribution, "base_dist", None)
+    if isinstance(inner, dist.Distribution):
+        yield from _escapes(inner)

@@ -1,0 +1,60 @@
+"""The marginal distribution of one scalar."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probinf.errors import ArgumentError
+from probinf.plots.style import ESTIMATE, TRUTH, axes_or_new, named, normalised_weights, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_marginal(
+    draws: Any,
+    *,
+    log_weights: Any = None,
+    name: str | None = None,
+    unit: str | None = None,
+    truth: float | None = None,
+    bins: int | None = None,
+    label: str | None = None,
+    color: str = ESTIMATE,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the (weighted) histogram of one scalar as a density, its mean and its central 90 % interval.
+
+    Args:
+        draws: any shape; flattened.
+        log_weights: unnormalised log weights, one for each draw.
+        name: what the scalar is called.
+        unit: its unit.
+        truth: its true value, where known.
+        bins: number of bins; by default the larger of Sturges' and Freedman-Diaconis', at most 60.
+        label: legend entry.
+        color: fill colour.
+        ax: axes to draw on.
+    """
+    values = np.asarray(draws, np.float64).reshape(-1)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ArgumentError("draws: expected finite values, at least one.")
+    weights = normalised_weights(log_weights, values.size)
+    with style():
+        ax = axes_or_new(ax)
+        if bins is None:
+            bins = int(np.clip(len(np.histogram_bin_edges(values, "auto")) - 1, 10, 60))
+        ax.hist(values, bins=bins, weights=weights, density=True, color=color, alpha=0.6, label=label)
+        order = np.argsort(values)
+        cdf = np.cumsum(weights[order])
+        low, high = values[order][np.searchsorted(cdf, [0.05, 0.95]).clip(max=values.size - 1)]
+        ax.hlines(0.0, low, high, color=color, linewidth=4.0, clip_on=False)
+        ax.axvline(float(weights @ values), color=color, linestyle="--", linewidth=1.0)
+        if truth is not None:
+            ax.axvline(truth, color=TRUTH, label="truth")
+        if label is not None or truth is not None:
+            ax.legend()
+        ax.set(xlabel=named(name, unit), ylabel=named("density", f"1/{unit}" if unit else None))
+    return ax

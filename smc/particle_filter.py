@@ -1,0 +1,221 @@
+"""The particle filter of a state-space system, run from its program."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from probinf.errors import ArgumentError, UnknownNameError
+from probinf.language.distributions import log_density, standard_promotion
+from probinf.language.primitives import Site, bind_factor, bind_sample
+from probinf.representations.angular import wrap
+from probinf.representations.mixture import GaussianMixture
+from probinf.streaming.method import AbstractFilterMethod, Fault, UpdateInfo
+from probinf.streaming.system import System
+from probinf.transformations.algorithms import check_particles
+from probinf.transformations.population import Resampling, log_mean_exp
+from probinf.transformations.resampling import effective_sample_size, scheme
+from probinf.transformations.stepping import advance_population
+from smc.gaussian_approximation import moments
+
+
+class ParticleState(eqx.Module):
+    """Weighted particles and the randomness that rides with them.
+
+    Attributes:
+        particles: (N, d).
+        log_weights: (N,) nats, unnormalised.
+        key: for the next step.
+        parents: (N, d), where the particles stood before the last motion (guided filters only).
+        parent_log_weights: (N,), their weights.
+        dt: length of the last motion, seconds; 0 when the particles have been weighted since.
+        control: what the last motion took.
+    """
+
+    particles: Float[Array, "particles dim"]
+    log_weights: Float[Array, " particles"]
+    key: Array
+    parents: Array | None
+    dt: Array
+    control: Array | None
+
+
+class ParticleFilter(AbstractFilterMethod):
+    """Sequential Monte Carlo on the program "x moves, a sensor sees it" (Gordon, Salmond & Smith 1993).
+
+    Before a motion the population resamples if its effective sample size is at most `threshold * num_particles`; the
+    belief after an event is the weighted population, not the resampled one, whose moments are noisier.
+
+    Args:
+        num_particles: number of particles.
+        resample: "systematic", "stratified", "multinomial" or "residual".
+        threshold: 1 resamples before every motion, 0 never.
+        proposal: "prior" moves blindly (bootstrap filter); "extended" draws each particle from its own extended Kalman
+            update of the motion by the value (guided filter; Doucet, Godsill & Andrieu 2000) and weighs by the ratio of
+            densities. Both are unbiased; the second needs fewer particles when a sensor is precise.
+    """
+
+    num_particles: int = eqx.field(static=True)
+    resample: str = eqx.field(static=True)
+    threshold: float = eqx.field(static=True)
+    proposal: Literal["prior", "extended"] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        num_particles: int,
+        *,
+        resample: str = "systematic",
+        threshold: float = 0.5,
+        proposal: Literal["prior", "extended"] = "prior",
+    ) -> None:
+        check_particles(num_particles, threshold)
+        scheme(resample)
+        if proposal not in ("prior", "extended"):
+            raise UnknownNameError(proposal, ("prior", "extended"), "proposal", "ParticleFilter")
+        self.num_particles, self.resample = int(num_particles), resample
+        self.threshold, self.proposal = float(threshold), proposal
+
+    def init(self, key: jax.Array, system: System) -> ParticleState:
+        key, key_prior = jax.random.split(key)
+        particles = system.sample_prior(key_prior, self.num_particles)
+        return ParticleState(
+            particles,
+            jnp.zeros(self.num_particles, system.dtype),
+            key,
+            particles if self.proposal == "extended" else None,
+            jnp.zeros((), system.dtype),
+            None,
+        )
+
+    def predict(self, state: ParticleState, system: System, dt: Array, control: Array | None) -> ParticleState:
+        key, key_step = jax.random.split(state.key)
+        guided = self.proposal == "extended"
+
+        def move(x: jax.Array) -> Any:
+            (new,) = bind_sample(Site("x"), system.move_distribution(x, dt, control))
+            new = system.wrap_angles(new)
+            return (new, x) if guided else (new, None)
+
+        rule = Resampling(self.resample, self.threshold)
+        (particles, parents), log_weights, collected = advance_population(
+            move, state.particles, state.log_weights, key_step, resampling=rule, resample_first=True
+        )
+        # Weights stay relative to what they were: evidence is the update's affair, and only ratios are used there.
+        del collected
+        return ParticleState(
+            particles, log_weights, key, parents, dt.astype(system.dtype) if guided else state.dt, None
+        )
+
+    def update(
+        self, state: ParticleState, system: System, sensor: str, value: Array, observed: Array, inputs: Array | None
+    ) -> tuple[ParticleState, UpdateInfo]:
+        key, key_step = jax.random.split(state.key)
+
+        def see(x: jax.Array) -> jax.Array:
+            bind_factor(Site(sensor), system.sensor_log_prob(sensor, x, value, observed, inputs))
+            return x
+
+        before = log_mean_exp(state.log_weights)
+        particles, log_weights, _ = advance_population(see, state.particles, state.log_weights, key_step)
+        if self.proposal == "extended":
+            guided, guided_log_weights = self._guide(state, system, sensor, value, observed, inputs, key_step)
+            fresh = (state.dt > 0) & jnp.any(observed)
+            particles = jnp.where(fresh, guided, particles)
+            log_weights = jnp.where(fresh, guided_log_weights, log_weights)
+        increment = log_mean_exp(log_weights) - before
+        broken = jnp.any(jnp.isnan(log_weights))
+        fault = jnp.where(broken, int(Fault.NAN_WEIGHTS), jnp.where(increment == -jnp.inf, int(Fault.COLLAPSE), 0))
+        info = UpdateInfo.create(
+            increment, observed, ess=effective_sample_size(log_weights), fault=fault.astype(jnp.int32)
+        )
+        # Re-centred at every event, so that a long run without resampling does not wear out the floats.
+        log_weights = log_weights - log_mean_exp(log_weights)
+        new = ParticleState(particles, log_weights, key, state.parents, jnp.zeros_like(state.dt), state.control)
+        return new, info
+
+    def _guide(
+        self,
+        state: ParticleState,
+        system: System,
+        sensor: str,
+        value: Array,
+        observed: Array,
+        inputs: Array | None,
+        key: jax.Array,
+    ) -> tuple[Array, Array]:
+        """Draw each particle from N(x; its motion updated by the value), weigh by motion x sensor / proposal."""
+        dt = jnp.where(state.dt > 0, state.dt, 1)
+        flat, seen = value.reshape(-1), observed.reshape(-1)
+        noise = jax.random.normal(key, state.particles.shape, state.particles.dtype)
+
+        def one(parent: Array, log_weight: Array, z: Array) -> tuple[Array, Array]:
+            motion = system.move_distribution(parent, dt, state.control)
+            with standard_promotion():
+                mean, cov = moments(motion, "nominal")
+                predicted, noise_cov = moments(system.sensor_distribution(sensor, mean, inputs), "nominal")
+                slope = jax.jacfwd(
+                    lambda x: moments(system.sensor_distribution(sensor, x, inputs), "nominal")[0]
+                )(mean)
+                slope = jnp.where(seen[:, None], slope, 0)
+                spread = slope @ cov @ slope.T + jnp.where(seen[:, None] & seen[None], noise_cov, 0)
+                spread = spread + jnp.diag(jnp.where(seen, 0, 1).astype(cov.dtype))
+                gain = jnp.linalg.solve(spread, slope @ cov).T
+                circular = np.asarray(system.sensor(sensor).circular(system.sensor_distribution(sensor, mean, inputs)))
+                residual = jnp.where(seen, flat - predicted, 0)
+                residual = jnp.where(circular, wrap(residual), residual)
+                centre = mean + gain @ residual
+                tightened = cov - gain @ slope @ cov
+                factor = jnp.linalg.cholesky((tightened + tightened.T) / 2)
+                x = centre + factor @ z
+                log_q = -0.5 * jnp.sum(z**2) - jnp.sum(jnp.log(jnp.diag(factor))) - 0.5 * z.size * jnp.log(2 * jnp.pi)
+            log_p = log_density(motion, x) + system.sensor_log_prob(sensor, x, value, observed, inputs)
+            return system.wrap_angles(x), log_weight + log_p - log_q
+
+        return jax.vmap(one)(state.parents, state.log_weights, noise)
+
+    def mean(self, state: ParticleState) -> Array:
+        return jax.nn.softmax(state.log_weights) @ state.particles
+
+    def cov(self, state: ParticleState) -> Array:
+        weights = jax.nn.softmax(state.log_weights)
+        gaps = state.particles - (weights @ state.particles)[None]
+        return (weights[:, None] * gaps).T @ gaps
+
+    def sample(self, state: ParticleState, key: jax.Array, n: int) -> Array:
+        index = jax.random.categorical(key, state.log_weights, shape=(n,))
+        return state.particles[index]
+
+    def log_prob(self, state: ParticleState, x: Array) -> Array:
+        """Log density of a Gaussian kernel estimate (Silverman's bandwidth); particles themselves have no density."""
+        dim = state.particles.shape[1]
+        if x.shape[-1:] != (dim,):
+            raise ArgumentError(f"x: expected shape (..., {dim}), found {x.shape}.")
+        ess = effective_sample_size(state.log_weights)
+        width = (4 / (ess * (dim + 2))) ** (1 / (dim + 4))
+        factor = jnp.linalg.cholesky(self.cov(state)) * width
+        log_weights = jax.nn.log_softmax(state.log_weights)
+
+        def one(point: Array) -> Array:
+            white = jax.scipy.linalg.solve_triangular(factor, (point[None] - state.particles).T, lower=True)
+            kernel = -0.5 * jnp.sum(white**2, axis=0) - 0.5 * dim * jnp.log(2 * jnp.pi)
+            return jax.scipy.special.logsumexp(log_weights + kernel) - jnp.sum(jnp.log(jnp.diag(factor)))
+
+        return jax.vmap(one)(x.reshape(-1, dim)).reshape(x.shape[:-1])
+
+    def as_mixture(self, state: ParticleState, k: int) -> GaussianMixture:
+        return GaussianMixture.from_samples(state.particles, state.log_weights, k, jax.random.key(0))
+
+    def claim(self, system: System) -> str:
+        return "unbiased"
+
+    def reason(self, system: System) -> str:
+        return "evidence unbiased, filtering means consistent as the number of particles grows"
+
+    def check(self, state: ParticleState) -> Array:
+        sound = jnp.all(jnp.isfinite(state.particles))
+        return jnp.where(sound, 0, int(Fault.PREDICTION)).astype(jnp.int32)
