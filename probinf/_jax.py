@@ -129,7 +129,14 @@ def define_statement(name: str, abstract: Any, batch: Any, message: str) -> Prim
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = batch
     mlir.register_lowering(primitive, lambda _, *__, **params: refuse(**params))
-    ad.primitive_jvps[primitive] = lambda _, __, **params: refuse(**params)
+
+    def refuse_derivative(*_: Any, site: Any = None, **__: Any) -> Any:
+        raise ModelError(
+            f"Site {getattr(site, 'label', name)} stands inside jax.grad (or another derivative), which cannot pass through "
+            "a draw. Draw outside of the function that is differentiated, and pass the value in."
+        )
+
+    ad.primitive_jvps[primitive] = refuse_derivative
     return primitive
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from probinf.streaming.system import System
-from smc.gaussian_approximation import Noise, check_noise, moments
+from smc.gaussian_approximation import check_noise, moments
 from smc.gaussian_filter import AbstractGaussianFilter, check_gate, check_iterations
 from smc.kalman import Affine
 
@@ -31,7 +31,7 @@ class EKF(AbstractGaussianFilter):
     """
 
     gate: Array | None = eqx.field(converter=check_gate, default=None)
-    noise: Noise = eqx.field(static=True, converter=check_noise, default="nominal")
+    noise: str = eqx.field(static=True, converter=check_noise, default="nominal")
     iterations: int = eqx.field(static=True, converter=check_iterations, default=1)
 
     def linearise_move(self, system: System, mean: Array, cov: Array, dt: Array, control: Array | None) -> Affine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,6 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from probinf.errors import ArgumentError
-
-Noise = Literal["nominal", "moment"]
 
 
 def check_noise(noise: str) -> str:
@@ -22,7 +20,7 @@ def check_noise(noise: str) -> str:
 
 
 def moments(
-    distribution: dist.Distribution, noise: Noise = "moment"
+    distribution: dist.Distribution, noise: str = "moment"
 ) -> tuple[Float[Array, " size"], Float[Array, "size size"]]:
     """Mean (m,) and covariance (m, m) of a value of shape `event_shape`, flattened to m entries.
 
@@ -43,12 +41,12 @@ def moments(
     return jnp.reshape(mean, (flat,)), jnp.reshape(cov, (flat, flat))
 
 
-def _moments(distribution: Any, noise: Noise) -> tuple[Array, Array]:
+def _moments(distribution: Any, noise: str) -> tuple[Array, Array]:
     """Mean of shape (*batch, m) and covariance of shape (*batch, m, m)."""
     batch = distribution.batch_shape
     if isinstance(distribution, dist.MixtureSameFamily | dist.MixtureGeneral):
         return _of_mixture(distribution, noise)
-    if isinstance(distribution, dist.MultivariateStudentT):
+    if _is(distribution, dist.MultivariateStudentT):
         loc = jnp.broadcast_to(distribution.loc, batch + distribution.event_shape)
         scale = jnp.broadcast_to(distribution.covariance_matrix, (*loc.shape, loc.shape[-1]))  # the scale matrix
         if noise == "nominal":
@@ -69,12 +67,12 @@ def _moments(distribution: Any, noise: Noise) -> tuple[Array, Array]:
     return mean, variance[..., :, None] * eye
 
 
-def _elementwise(base: Any, noise: Noise) -> tuple[Array, Array]:
+def _elementwise(base: Any, noise: str) -> tuple[Array, Array]:
     if isinstance(base, dist.StudentT) and noise == "nominal":
         return jnp.asarray(base.loc), jnp.asarray(base.scale) ** 2
     if isinstance(base, dist.VonMises):
         # E cos(x - loc) = I1(k)/I0(k) = exp(-variance/2) of the wrapped normal.
-        k = base.concentration
+        k = jnp.asarray(base.concentration)
         return jnp.asarray(base.loc), -2.0 * jnp.log(jax.scipy.special.i1e(k) / jax.scipy.special.i0e(k))
     if isinstance(base, dist.MixtureSameFamily | dist.MixtureGeneral):
         mean, cov = _of_mixture(base, noise)
@@ -82,14 +80,14 @@ def _elementwise(base: Any, noise: Noise) -> tuple[Array, Array]:
     return jnp.asarray(base.mean), jnp.asarray(base.variance)
 
 
-def _of_mixture(mixture: Any, noise: Noise) -> tuple[Array, Array]:
+def _of_mixture(mixture: Any, noise: str) -> tuple[Array, Array]:
+    weights = mixture.mixing_distribution.probs
     if isinstance(mixture, dist.MixtureGeneral):
         parts = [_moments(component, noise) for component in mixture.component_distributions]
         axis = len(mixture.batch_shape)
         means, covs = (jnp.stack(part, axis=axis) for part in zip(*parts, strict=True))
     else:
         means, covs = _moments(mixture.component_distribution, noise)
-    weights = mixture.mixing_distribution.probs
     weights = jnp.broadcast_to(weights, means.shape[:-1])
     if noise == "nominal":
         heaviest = jnp.argmax(weights, axis=-1)[..., None]
@@ -100,6 +98,11 @@ def _of_mixture(mixture: Any, noise: Noise) -> tuple[Array, Array]:
     gaps = means - mean[..., None, :]
     spread = covs + gaps[..., :, None] * gaps[..., None, :]
     return mean, jnp.sum(weights[..., None, None] * spread, axis=-3)
+
+
+def _is(distribution: Any, family: type) -> bool:
+    """`isinstance` that does not narrow: NumPyro's own annotations are looser than what its attributes are."""
+    return isinstance(distribution, family)
 
 
 def prior_moments(prior: Any) -> tuple[Array, Array]:

@@ -66,22 +66,27 @@ class AbstractGaussianFilter(AbstractFilterMethod):
         self, state: GaussianState, system: System, sensor: str, value: Array, observed: Array, inputs: Array | None
     ) -> tuple[GaussianState, UpdateInfo]:
         value, observed = value.reshape(-1), observed.reshape(-1)
-        first = point = None
-        mean = state.mean
-        for _ in range(self.iterations):
-            model, circular = self.linearise_sensor(system, sensor, mean, state.cov, inputs)
+
+        def innovation_at(point):
+            """What the value says beyond the affine model made at `point`, as that model predicts it at the mean."""
+            model, circular = self.linearise_sensor(system, sensor, point, state.cov, inputs)
             residual = _on_circle(value - model.predicted, circular)
-            if first is not None:  # the prediction of the affine model at the prior mean, not at the current point
-                residual = residual - model.matrix @ difference(state.mean, mean, state.angles)
-            innovation = innovate(state.cov, model, residual, observed)
+            if point is not state.mean:
+                residual = residual - model.matrix @ difference(state.mean, point, state.angles)
+            return innovate(state.cov, model, residual, observed)
+
+        def condition(innovation):
             k = gain(state.cov, innovation)
-            mean = system.wrap_angles(state.mean + k @ innovation.residual)
-            first = innovation if first is None else first
-            point = (mean, joseph(state.cov, k, innovation))
+            return system.wrap_angles(state.mean + k @ innovation.residual), joseph(state.cov, k, innovation)
+
+        first = innovation_at(state.mean)
+        posterior = condition(first)
+        for _ in range(1, self.iterations):
+            posterior = condition(innovation_at(posterior[0]))
         gated = jnp.zeros((), bool) if self.gate is None else first.nis > self.gate
         # A gated value, or one that is missing altogether, leaves the belief as predicted, to the bit.
         keep = gated | ~jnp.any(observed)
-        mean, cov = (jnp.where(keep, old, new) for old, new in zip((state.mean, state.cov), point, strict=True))
+        mean, cov = (jnp.where(keep, old, new) for old, new in zip((state.mean, state.cov), posterior, strict=True))
         sound = jnp.isfinite(first.log_density) & jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(cov))
         info = UpdateInfo.create(
             first.log_density,

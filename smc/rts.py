@@ -43,7 +43,7 @@ def rts_smooth(
 
         def move(_):
             model = method.linearise_move(system, mean, cov, dt, control)
-            smoothed, smoothed_cov = rts_step(mean, cov, model, *later, subtract)
+            smoothed, smoothed_cov = rts_step(mean, cov, model, later[0], later[1], subtract)
             return system.wrap_angles(smoothed), smoothed_cov
 
         smoothed = jax.lax.cond(dt > 0.0, move, lambda _: later, None)

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from probinf.errors import InferenceError, ModelError
+from probinf.inference.diagnostics import kish_ess
 from probinf.inference.method import AbstractMethod, check_count
+from probinf.inference.nuts_run import bar_for
 from probinf.inference.posterior import Posterior
-from probinf.language.evaluate import evaluate
-from probinf.language.handlers import Condition, Forward, ScoreUnconstrained, Unconstrain
 from probinf.language.program import Program
-from probinf.language.staging import Staged, restage
-from probinf.progress import Progress
+from probinf.language.sites import only_sometimes
 from probinf.random import as_key
 from probinf.transformations.algorithms import check_particles
-from probinf.transformations.population import Resampling, log_mean_exp, run_population
-from probinf.transformations.resampling import Systematic, effective_sample_size, scheme
-from smc.suspended import Inner, Suspended, no_loop, suspend
-
-
-_HISTORY = 4  # particles of the last filters, whose paths are returned, relative to the others
+from probinf.transformations.population import Resampling
+from probinf.transformations.resampling import scheme
+from smc.evidence import combine_evidence, pack_history
+from smc.smc2_engine import Engine, engine_for, suspended
+from smc.suspended import Suspended, no_loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +45,12 @@ class SMC2(AbstractMethod):
         num_moves: Metropolis-Hastings steps at each rejuvenation.
         resample: scheme of the inner filters.
         threshold: rejuvenate when the effective sample size of the parameters is at most this fraction.
+        num_runs: independent runs, one after the other; from two on the evidence has a standard error.
+
+    Raises:
+        ArgumentError: a setting has an impossible value; it is named.
+        ArgumentTypeError: a setting is of the wrong kind.
+        UnknownNameError: no such resampling scheme.
     """
 
     num_parameters: int = 256
@@ -56,10 +58,12 @@ class SMC2(AbstractMethod):
     num_moves: int = 4
     resample: str = "systematic"
     threshold: float = 0.5
+    num_runs: int = 1
 
     def __post_init__(self) -> None:
         check_count("num_parameters", self.num_parameters, minimum=8)
         check_count("num_moves", self.num_moves, minimum=1)
+        check_count("num_runs", self.num_runs)
         check_particles(self.num_particles, self.threshold)
         scheme(self.resample)
 
@@ -71,295 +75,191 @@ class SMC2(AbstractMethod):
 
         Raises:
             ModelError: the program has no observed loop, no static parameter, or a discrete one.
-            InferenceError: all parameter particles died.
+            InferenceError: all parameter particles died, or an evidence is NaN.
         """
         began = time.perf_counter()
-        inner = suspend(program)
+        inner = suspended(program)
         if inner is None:
             raise no_loop(program)
         _check_static(program, inner)
         rule = Resampling(self.resample, 0.5)
-        engine = _Engine(program.staged, inner, self.num_parameters, self.num_particles, rule)
-        operands = program.operands
-        key_start, key_steps, key_end = jax.random.split(as_key(key), 3)
-        theta = engine.prior(operands, key_start)
-        state = engine.start(operands, theta, jax.random.fold_in(key_start, 1))
-        log_weights = jnp.zeros(self.num_parameters) + state.collected * 0
-        log_evidence, history, acceptance = 0.0, [], []
-        with Progress(inner.length, f"SMC², {self.num_parameters} x {self.num_particles}") if progress else _Quiet() as bar:
-            t = 0
-            try:
-                for t in range(inner.length):
-                    step_key = jax.random.fold_in(key_steps, t)
-                    state, log_weights, increment, ess = engine.step(operands, theta, state, log_weights, t, step_key)
-                    log_evidence += float(increment)
-                    if not np.isfinite(float(increment)):
-                        raise self._dead(t, inner, theta, log_evidence, history)
-                    history.append((float(ess), log_evidence))
-                    if float(ess) <= self.threshold * self.num_parameters and t + 1 < inner.length:
-                        theta, state, rates = engine.rejuvenate(
-                            operands, theta, state, log_weights, t + 1, jax.random.fold_in(step_key, 1), self.num_moves
-                        )
-                        log_weights = jnp.zeros_like(log_weights)
-                        acceptance.append((t, float(rates)))
-                    bar.update(1, ess=float(ess), log_evidence=log_evidence)
-            except KeyboardInterrupt as stop:
-                error = InferenceError(f"SMC2 was interrupted after {t} of {inner.length} observations.")
-                error.partial = self._posterior(program, engine, {}, theta, log_weights, log_evidence, history, acceptance, began)
-                raise error from stop
-            # One more rejuvenation, so that the parameters returned are as good as the last move can make them.
-            theta, state, rates = engine.rejuvenate(
-                operands, theta, state, log_weights, inner.length, jax.random.fold_in(key_end, 0), self.num_moves
-            )
-            acceptance.append((inner.length, float(rates)))
-        values = engine.finish(operands, theta, jax.random.fold_in(key_end, 1))
-        return self._posterior(program, engine, values, theta, None, log_evidence, history, acceptance, began)
+        engine = engine_for(program.staged, inner, int(self.num_parameters), int(self.num_particles), rule)
+        operands = jax.tree.map(jnp.asarray, program.operands)
+        key, finished = as_key(key, argument="key"), []
+        total = inner.length * self.num_runs
+        with bar_for(progress, total, f"SMC², {self.num_parameters} x {self.num_particles}") as bar:
+            for r in range(self.num_runs):
+                run = _Run(self, program, inner, engine, operands, jax.random.fold_in(key, r))
+                try:
+                    run.start()
+                    while run.t < inner.length:
+                        run.step()
+                        if bar is not None:
+                            bar.update(1, ess=run.history[-1][0], log_evidence=run.log_evidence)
+                    run.rejuvenate(is_last=True)
+                    values = engine.finish(operands, run.theta, run.key_end)
+                except KeyboardInterrupt as stop:
+                    error = InferenceError(
+                        f"SMC2 was interrupted after {run.t} of {inner.length} observations of run {r + 1} of {self.num_runs}."
+                    )
+                    error.partial = run.partial(began)
+                    raise error from stop
+                finished.append((run, {n: np.asarray(v) for n, v in values.items()}))
+        return _posterior([run for run, _ in finished], [values for _, values in finished], began)
 
-    def _dead(self, t: int, inner: Suspended, theta: Any, log_evidence: float, history: list) -> InferenceError:
-        error = InferenceError(
-            f"SMC2: every parameter particle of model {inner.name!r} gives observation {t} (of {inner.length}) probability "
-            "zero. Likely causes: an outlier under a light-tailed density, a prior that excludes the data, too few "
-            "particles."
+
+class _Run:
+    """The parameter particles of one run, with their filters, between two observations."""
+
+    def __init__(
+        self, method: SMC2, program: Program, inner: Suspended, engine: Engine, operands: Any, key: jax.Array
+    ) -> None:
+        self.method, self.program, self.inner, self.engine, self.operands = method, program, inner, engine, operands
+        self.key_start, self.key_steps, self.key_end = jax.random.split(key, 3)
+        self.t, self.log_evidence = 0, 0.0
+        self.theta: Any = None
+        self.state: Any = None
+        self.log_z = np.zeros(method.num_parameters)
+        self.log_weights = np.zeros(method.num_parameters)
+        self.history: list[tuple[float, float]] = []
+        self.acceptance: list[tuple[int, float]] = []
+
+    def start(self) -> None:
+        """Parameters from the prior, each with a filter before its first step."""
+        key_prior, key_filters = jax.random.split(self.key_start)
+        self.theta = self.engine.prior(self.operands, key_prior)
+        self.state, _ = self.engine.start(self.operands, self.theta, self._keys(key_filters))
+
+    def step(self) -> None:
+        """One observation.
+
+        Raises:
+            InferenceError: all parameter particles died, or an evidence is NaN.
+        """
+        key = jax.random.fold_in(self.key_steps, self.t)
+        state, log_z = self.engine.advance(
+            self.operands, self.theta, self.state, self.t, self.t + 1, self._keys(jax.random.fold_in(key, 0))
         )
-        error.partial = {"theta": theta, "log_evidence": log_evidence, "history": history}
+        log_z = np.asarray(log_z, np.float64)
+        with np.errstate(invalid="ignore"):  # a filter that died earlier stays at -inf
+            # At the first step the old evidence is zero, so that what the prefix observed counts with it.
+            gains = np.where(np.isneginf(log_z), -np.inf, log_z - self.log_z)
+        updated = self.log_weights + gains
+        top = np.max(updated)
+        if not np.isfinite(top):
+            raise self._dead(updated)
+        increment = top + np.log(np.mean(np.exp(updated - top)))
+        # The four belong together: an interrupt must not find some of them new.
+        self.state, self.log_z, self.log_weights, self.t = state, log_z, updated - increment, self.t + 1
+        self.log_evidence += float(increment)
+        self.history.append((kish_ess(self.log_weights), self.log_evidence))
+        if self.history[-1][0] <= self.method.threshold * self.method.num_parameters and self.t < self.inner.length:
+            self.rejuvenate()
+
+    def rejuvenate(self, *, is_last: bool = False) -> None:
+        """Resample the parameters and move them; at the end once more, so that they are as good as moves make them."""
+        key = jax.random.fold_in(self.key_steps, self.inner.length if is_last else self.t - 1)
+        key_resample, key_moves = jax.random.split(jax.random.fold_in(key, 1))
+        dtype = jnp.result_type(float)
+        engine, operands = self.engine, self.operands
+        theta, state, log_z, prior, spread = engine.resample(
+            operands, self.theta, self.state, jnp.asarray(self.log_z, dtype), jnp.asarray(self.log_weights, dtype), key_resample
+        )
+        current, rates = (theta, state, log_z, prior), []
+        for m in range(self.method.num_moves):
+            key_propose, key_start, key_run, key_accept = jax.random.split(jax.random.fold_in(key_moves, m), 4)
+            proposed, new_prior, correction = engine.propose(operands, current[0], spread, key_propose)
+            fresh, _ = engine.start(operands, proposed, self._keys(key_start))
+            fresh, new_z = engine.advance(operands, proposed, fresh, 0, self.t, self._keys(key_run))
+            current, rate = engine.accept(current, (proposed, fresh, new_z, new_prior), correction, key_accept)
+            rates.append(float(rate))
+        self.theta, self.state = current[:2]
+        self.log_z, self.log_weights = np.asarray(current[2], np.float64), np.zeros(self.method.num_parameters)
+        self.acceptance.append((self.t, float(np.mean(rates))))
+
+    def partial(self, began: float) -> Posterior | None:
+        """The parameters given the observations so far; None before the first."""
+        if self.theta is None:
+            return None
+        values = {n: np.asarray(v) for n, v in self.engine.constrain(self.operands, self.theta).items()}
+        found = _posterior([self], [values], began)
+        return dataclasses.replace(
+            found, is_partial=True, log_weights=self.log_weights[None],
+            warnings=(f"Interrupted after {self.t} of {self.inner.length} observations.", *found.warnings),
+        )
+
+    def _keys(self, key: jax.Array) -> jax.Array:
+        return jax.random.split(key, self.method.num_parameters)
+
+    def _dead(self, updated: np.ndarray) -> InferenceError:
+        where = f"observation {self.t} (of {self.inner.length}, counted from 0)"
+        wrong = int(np.sum(np.isnan(updated)))
+        if wrong:
+            message = (
+                f"SMC2: the evidence of {wrong} of {updated.size} parameter particles of model {self.inner.name!r} is NaN at "
+                f"{where}. Likely causes: a parameter outside its range, log or sqrt of a negative number, 0/0."
+            )
+        else:
+            message = (
+                f"SMC2: every parameter particle of model {self.inner.name!r} gives {where} probability zero. Likely causes: "
+                "an outlier under a light-tailed density, a prior that excludes the data, too few particles."
+            )
+        error = InferenceError(message)
+        error.partial = {"theta": self.theta, "log_evidence": self.log_evidence, "history": self.history}
         return error
 
-    def _posterior(
-        self, program: Program, engine: _Engine, values: dict, theta: Any, log_weights: Any, log_evidence: float,
-        history: list, acceptance: list, began: float,
-    ) -> Posterior:
-        draws = dict(values) if values else dict(engine.constrain(program.operands, theta))
-        weights = None if log_weights is None else np.asarray(log_weights, np.float64)[None]
-        notes = []
-        rates = [r for _, r in acceptance]
-        if rates and min(rates) < 0.05:
-            worst = min(acceptance, key=lambda p: p[1])
+
+def _posterior(runs: list[_Run], values: list[dict[str, np.ndarray]], began: float) -> Posterior:
+    method, program = runs[0].method, runs[0].program
+    log_z = np.array([run.log_evidence for run in runs])
+    log_evidence, sd = combine_evidence(log_z)
+    draws = {name: np.stack([v[name] for v in values]) for name in values[0]}
+    past = np.array([run.history for run in runs]).reshape(len(runs), -1, 2)
+    return Posterior(
+        draws=draws,
+        # Within a run all draws weigh the same; runs count by their evidence.
+        log_weights=np.broadcast_to(log_z[:, None], (len(runs), method.num_parameters)),
+        log_evidence=log_evidence,
+        log_evidence_sd=sd,
+        dims={s.name: s.dims for s in program.sites if s.name in draws},
+        coords=program.unconstrained().coords,
+        method=f"SMC², {method.num_parameters} parameter x {method.num_particles} state particles",
+        claim="consistent",
+        warnings=tuple(_notes(runs)),
+        seconds=time.perf_counter() - began,
+        checkpoint=pack_history({"ess": past[:, :, 0], "log_evidence": past[:, :, 1]}),
+        model=program.name,
+    )
+
+
+def _notes(runs: list[_Run]) -> list[str]:
+    notes = []
+    rates = [pair for run in runs for pair in run.acceptance]
+    if rates:
+        step, rate = min(rates, key=lambda pair: pair[1])
+        if rate < 0.05:
             notes.append(
-                f"Only {worst[1]:.1%} of the moves at step {worst[0]} were accepted: raise num_particles (noisy evidence "
+                f"Only {rate:.1%} of the moves after {step} observations were accepted: raise num_particles (noisy evidence "
                 "estimates stick) or num_moves."
             )
-        flat = np.asarray(jax.vmap(lambda p: ravel_pytree(p)[0])(theta))
+    for run in runs:
+        flat = np.concatenate([np.asarray(v).reshape(run.method.num_parameters, -1) for v in run.theta.values()], axis=1)
         distinct = len(np.unique(flat, axis=0))
         if distinct < 0.5 * len(flat):
             notes.append(f"{distinct} distinct parameter values among {len(flat)}: raise num_moves.")
-        dims = {s.name: s.dims for s in program.sites if s.name in draws}
-        return Posterior(
-            draws={n: np.asarray(v)[None] for n, v in draws.items()},
-            log_weights=np.zeros((1, self.num_parameters)) if weights is None else weights,
-            log_evidence=log_evidence,
-            dims=dims,
-            coords=program.unconstrained().coords,
-            method=f"SMC², {self.num_parameters} parameter x {self.num_particles} state particles",
-            claim="consistent",
-            warnings=tuple(notes),
-            seconds=time.perf_counter() - began,
-            model=program.name,
-        )
+            break
+    return notes
 
 
 def _check_static(program: Program, inner: Suspended) -> None:
-    info = {s.name: s for s in program.sites}
     if not inner.static:
         raise ModelError(
             f"Model {program.name!r} has no static latent site, so there is nothing for SMC2 to move: use smc.SMC()."
         )
-    discrete = [n for n in inner.static if info[n].discrete]
-    if discrete:
-        raise ModelError(f"SMC2 moves continuous parameters; {discrete} of model {program.name!r} are discrete.")
-
-
-class _Quiet:
-    def __enter__(self) -> _Quiet:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        return None
-
-    def update(self, *_: Any, **__: Any) -> None:
-        """Nothing to show."""
-
-
-class _Prior(ScoreUnconstrained):
-    """Density of the static sites only: what the prefix draws otherwise belongs to the inner filters."""
-
-    vectorise_loops = False
-
-    def __init__(self, static: tuple[str, ...]) -> None:
-        super().__init__()
-        self.static = static
-
-    def sample(self, site: Any, distribution: Any, value: Any, state: Any) -> Any:
-        if site.name in self.static:
-            return super().sample(site, distribution, value, state)
-        return jnp.zeros(distribution.shape(), jnp.result_type(float)), state, {}
-
-    def observe(self, site: Any, distribution: Any, value: Any, state: Any) -> Any:
-        return state, {}
-
-    def factor(self, site: Any, log_factor: Any, state: Any) -> Any:
-        return state, {}
-
-
-class _Engine:
-    """The compiled pieces: all pure functions of arrays, cached per program and size."""
-
-    def __init__(self, staged: Staged, inner: Suspended, num_outer: int, num_inner: int, rule: Resampling) -> None:
-        self.staged, self.inner, self.num_outer, self.num_inner, self.rule = staged, inner, num_outer, num_inner, rule
-        self.step = _jitted(staged, "step", num_outer, num_inner, rule, self._step)
-        self.start = _jitted(staged, "start", num_outer, num_inner, rule, self._start)
-        self.prior = _jitted(staged, "prior", num_outer, num_inner, rule, self._prior)
-        self.constrain = _jitted(staged, "constrain", num_outer, num_inner, rule, self._constrain)
-        self.finish = _jitted(staged, "finish", num_outer, num_inner, rule, self._finish)
-        self.rejuvenate = _jitted(staged, "rejuvenate", num_outer, num_inner, rule, self._rejuvenate, (6,))
-
-    # -- parameters -------------------------------------------------------------------------------------------------
-
-    def _prior(self, operands: Any, key: jax.Array) -> dict:
-        def one(key: jax.Array) -> dict:
-            handler = Unconstrain()
-            records = self.inner.prefix.run(operands, handler, handler.start(key), {})[2]
-            return {n: records[n] for n in self.inner.static}
-
-        return jax.vmap(one)(jax.random.split(key, self.num_outer))
-
-    def _density(self, operands: Any, theta: dict) -> tuple[jax.Array, dict]:
-        """Log prior of one unconstrained parameter vector, and its constrained values."""
-        handler = _Prior(self.inner.static)
-        _, logp, records = self.inner.prefix.run(operands, handler, handler.start(), theta)
-        return logp, {n: records[n] for n in self.inner.static}
-
-    def _constrain(self, operands: Any, theta: dict) -> dict:
-        return jax.vmap(lambda th: self._density(operands, th)[1])(theta)
-
-    # -- filters ----------------------------------------------------------------------------------------------------
-
-    def _start(self, operands: Any, theta: dict, key: jax.Array) -> Inner:
-        def one(th: dict, k: jax.Array) -> Inner:
-            values = self._density(operands, th)[1]
-            return self.inner.start(operands, values, k, self.num_inner, self.rule)
-
-        return jax.vmap(one)(theta, jax.random.split(key, self.num_outer))
-
-    def _shared(self, operands: Any, th: dict) -> tuple:
-        return self.inner.shared(operands, self._density(operands, th)[1])
-
-    def _step(self, operands: Any, theta: dict, state: Inner, log_weights: Any, t: Any, key: jax.Array) -> tuple:
-        def one(th: dict, st: Inner, k: jax.Array) -> tuple[Inner, Any]:
-            new = self.inner.step(st, self._shared(operands, th), t, k, self.rule)
-            # What the prefix observed counts with the first step.
-            before = jnp.where(t == 0, jnp.zeros_like(st.log_evidence), st.log_evidence)
-            return new, new.log_evidence - before
-
-        state, gains = jax.vmap(one)(theta, state, jax.random.split(key, self.num_outer))
-        updated = log_weights + gains
-        increment = log_mean_exp(updated) - log_mean_exp(log_weights)
-        return state, updated - log_mean_exp(updated), increment, effective_sample_size(updated)
-
-    def _replay(self, operands: Any, th: dict, upto: Any, key: jax.Array) -> Inner:
-        """A fresh filter over the first `upto` observations."""
-        values = self._density(operands, th)[1]
-        inner = self.inner.start(operands, values, key, self.num_inner, self.rule)
-        shared = self.inner.shared(operands, values)
-
-        def body(t: Any, st: Inner) -> Inner:
-            return self.inner.step(st, shared, t, jax.random.fold_in(key, t), self.rule)
-
-        return jax.lax.fori_loop(0, upto, body, inner)
-
-    # -- moves ------------------------------------------------------------------------------------------------------
-
-    def _rejuvenate(
-        self, operands: Any, theta: dict, state: Inner, log_weights: Any, upto: Any, key: jax.Array, num_moves: int
-    ) -> tuple[dict, Inner, Any]:
-        key_resample, key_moves = jax.random.split(key)
-        flat = jax.vmap(lambda p: ravel_pytree(p)[0])(theta)
-        unravel = ravel_pytree(jax.tree.map(lambda x: x[0], theta))[1]
-        weights = jax.nn.softmax(log_weights)
-        mean = weights @ flat
-        gaps = flat - mean[None]
-        dim = flat.shape[1]
-        cov = (weights[:, None] * gaps).T @ gaps + 1e-10 * jnp.eye(dim, dtype=flat.dtype)
-        factor = jnp.linalg.cholesky(cov)
-        ancestors = Systematic(log_weights, self.num_outer).sample(key_resample)
-        flat = flat[ancestors]
-        state = jax.tree.map(lambda x: x[ancestors], state)
-        prior = jax.vmap(lambda f: self._density(operands, unravel(f))[0])(flat)
-
-        def log_q(f: Any) -> Any:  # the independence proposal, widened so that it dominates the tails
-            white = jax.scipy.linalg.solve_triangular(factor, f - mean, lower=True)
-            return -0.5 * jnp.sum(white**2) / 1.44
-
-        def move(carry: Any, key: jax.Array) -> Any:
-            flat, prior, state = carry
-            key_mix, key_z, key_run, key_accept = jax.random.split(key, 4)
-            z = jax.random.normal(key_z, flat.shape, flat.dtype) @ factor.T
-            # A fair coin per move, not a state-dependent choice, so the mixture keeps the target.
-            walk = jax.random.bernoulli(key_mix, 0.5)
-            scale = jnp.asarray(2.38 / np.sqrt(dim), flat.dtype)
-            proposal = jnp.where(walk, flat + scale * z, mean[None] + 1.2 * z)
-            new_prior = jax.vmap(lambda f: self._density(operands, unravel(f))[0])(proposal)
-            new_state = jax.vmap(lambda f, k: self._replay(operands, unravel(f), upto, k))(
-                proposal, jax.random.split(key_run, self.num_outer)
-            )
-            correction = jnp.where(walk, 0, jax.vmap(log_q)(flat) - jax.vmap(log_q)(proposal))
-            old_z, new_z = jax.vmap(lambda s: s.log_evidence)(state), jax.vmap(lambda s: s.log_evidence)(new_state)
-            log_ratio = new_prior + new_z - prior - old_z + correction
-            log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
-            accept = -jax.random.exponential(key_accept, log_ratio.shape, log_ratio.dtype) < log_ratio
-
-            def choose(new: Any, old: Any) -> Any:
-                return jnp.where(accept.reshape(accept.shape + (1,) * (old.ndim - 1)), new, old)
-
-            carry = (choose(proposal, flat), choose(new_prior, prior), jax.tree.map(choose, new_state, state))
-            return carry, jnp.mean(accept.astype(flat.dtype))
-
-        (flat, _, state), rates = jax.lax.scan(move, (flat, prior, state), jax.random.split(key_moves, num_moves))
-        return jax.vmap(unravel)(flat), state, jnp.mean(rates)
-
-    # -- the end ----------------------------------------------------------------------------------------------------
-
-    def _finish(self, operands: Any, theta: dict, key: jax.Array) -> dict:
-        """Parameters, and for each of them one path of states from a fresh filter with history."""
-
-        def one(args: Any) -> dict:
-            th, k = args
-            values = self._density(operands, th)[1]
-            given = restage(
-                self.staged.name,
-                lambda ops: self.staged.run(ops[0], Condition(freeze=True, record=True), (), ops[1])[2],
-                (operands, values),
-            )
-            paths, log_weights = _filtered(given, (operands, values), _HISTORY * self.num_inner, self.rule, k)
-            j = jax.random.categorical(jax.random.fold_in(k, 1), log_weights)
-            return {**values, **{n: v[j] for n, v in paths.items()}}
-
-        keys = jax.random.split(key, self.num_outer)
-        return jax.lax.map(one, (theta, keys), batch_size=min(16, self.num_outer))
-
-
-def _filtered(staged: Staged, operands: Any, num: int, rule: Resampling, key: jax.Array) -> tuple[Any, Any]:
-    def emitted(ops: Any) -> Any:
-        outs, state, _ = run_population(staged.closed, jax.tree.leaves(ops), num, rule)
-        return jax.tree.unflatten(staged.results, outs), state.log_weights
-
-    closed, shapes = jax.make_jaxpr(emitted, return_shape=True)(operands)
-    handler = Forward()
-    flat, _, _ = evaluate(closed, jax.tree.leaves(operands), handler, handler.start(key), {})
-    return jax.tree.unflatten(jax.tree.structure(shapes), flat)
-
-
-@functools.lru_cache(maxsize=64)
-def _cache(staged: Staged, num_outer: int, num_inner: int, rule: Resampling) -> dict[str, Any]:
-    return {}
-
-
-def _jitted(
-    staged: Staged, name: str, num_outer: int, num_inner: int, rule: Resampling, function: Any, static: tuple = ()
-) -> Any:
-    """The compiled function of an earlier run of the same program and sizes, if there was one."""
-    known = _cache(staged, num_outer, num_inner, rule)
-    if name not in known:
-        known[name] = jax.jit(function, static_argnums=static)
-    return known[name]
-
-
+    sometimes = {s.name for s in only_sometimes(program.sites)}
+    for wrong, what in (
+        ([s.name for s in program.sites if s.name in inner.static and s.discrete], "discrete"),
+        ([name for name in inner.static if name in sometimes], "reached under some values of others only"),
+    ):
+        if wrong:
+            raise ModelError(f"SMC2 moves continuous parameters; {wrong} of model {program.name!r} are {what}. Use smc.SMC().")

@@ -159,8 +159,13 @@ class _Prefix:
 
 
 def _static_sites(jaxpr: Any, at: int) -> set[str]:
-    """Latent sites before the loop whose values every step may look at: they reach it unchanged from step to step."""
+    """Latent sites before the loop whose values every step may look at: they reach it unchanged from step to step.
+
+    The sites that such a site's own distribution looks at belong to them: the density of a parameter is one of it and
+    its hyperparameters together.
+    """
     sources: dict[Any, frozenset] = {}
+    parents: dict[str, frozenset] = {}
 
     def of(v: Any) -> frozenset:
         return frozenset() if isinstance(v, _jax.Literal) else sources.get(v, frozenset())
@@ -170,10 +175,12 @@ def _static_sites(jaxpr: Any, at: int) -> set[str]:
         if eqn.primitive.name == "sample" and eqn.params["site"].name:
             # The site itself; what it depends on acts through its value only.
             results = [frozenset({eqn.params["site"].name})]
+            parents[eqn.params["site"].name] = union
         elif has_statements(eqn):
             inside = frozenset(s.name for j in _jax.jaxprs_in_params(eqn.params)
                                for s in sites_of(j.jaxpr if isinstance(j, _jax.ClosedJaxpr) else j) if s.kind == "sample")
             results = [union | inside] * len(eqn.outvars)
+            parents.update(dict.fromkeys(inside, union | inside))
         else:
             results = [union] * len(eqn.outvars)
         sources.update(zip(eqn.outvars, results, strict=True))
@@ -185,7 +192,12 @@ def _static_sites(jaxpr: Any, at: int) -> set[str]:
         scan.invars[n_consts + i] for i in range(n_carry) if body.outvars[i] is body.invars[n_consts + i]
     ]
     kept += list(scan.invars[n_consts + n_carry :])
-    return set().union(*[of(v) for v in kept]) if kept else set()
+    static: set[str] = set().union(*[of(v) for v in kept])
+    while True:
+        grown = static.union(*[parents[name] for name in static])
+        if grown == static:
+            return static
+        static = grown
 
 
 def _scores(eqn: Any) -> bool:

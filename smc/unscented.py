@@ -15,7 +15,7 @@ from probinf.errors import ArgumentError
 from probinf.representations.angular import wrap
 from probinf.representations.concrete import is_concrete
 from probinf.streaming.system import System
-from smc.gaussian_approximation import Noise, check_noise, moments
+from smc.gaussian_approximation import check_noise, moments
 from smc.gaussian_filter import AbstractGaussianFilter, check_gate
 from smc.kalman import Affine, symmetric
 
@@ -67,7 +67,7 @@ class UKF(AbstractGaussianFilter):
     """
 
     gate: Array | None = eqx.field(converter=check_gate, default=None)
-    noise: Noise = eqx.field(static=True, converter=check_noise, default="nominal")
+    noise: str = eqx.field(static=True, converter=check_noise, default="nominal")
     alpha: Array = eqx.field(converter=lambda x: jnp.asarray(x, float), default=1.0)
     beta: Array = eqx.field(converter=lambda x: jnp.asarray(x, float), default=2.0)
     kappa: Array = eqx.field(converter=lambda x: jnp.asarray(x, float), default=0.0)

@@ -7,6 +7,7 @@ from typing import Any
 from probinf.errors import ArgumentTypeError
 from probinf.inference.method import AbstractMethod
 from probinf.inference.posterior import Posterior
+from probinf.language.door import check_reachable, warn_none_arguments
 from probinf.language.numpyro_models import as_program
 from probinf.random import as_key
 
@@ -36,4 +37,8 @@ def infer(program: Any, method: AbstractMethod, *args: Any, seed: Any = 0, progr
         raise ArgumentTypeError(
             f"method: expected an inference method such as pi.NUTS() or smc.SMC(), found {type(method).__name__}."
         )
-    return method.run(as_program(program, *args, **kwargs), as_key(seed), progress=progress)
+    bound = as_program(program, *args, **kwargs)
+    key = as_key(seed)
+    warn_none_arguments(bound)
+    check_reachable(bound)
+    return method.run(bound, key, progress=progress)

@@ -123,8 +123,8 @@ class NUTS(AbstractMethod):
             if self.dense_metric == "laplace":
                 run.geometry, z = laplace_geometry(programs, target, operands, key_mode, starts)
                 run.warm_up_laplace(z, self._num_warmup, bar)
-                if run.repaired:
-                    run.notes.append(f"Laplace metric: no curvature in {run.repaired} direction(s); is the model proper?")
+                if run.is_repaired:
+                    run.notes.append("Laplace metric: the mean curvature is not positive definite; is the model proper?")
             else:
                 run.warm_up(jnp.asarray(starts), self._num_warmup, bar)
             draws = run.draw(self.num_draws, self.thinning, bar)
@@ -155,15 +155,14 @@ class NUTS(AbstractMethod):
         stored = posterior.checkpoint
         keys = [jax.random.wrap_key_data(jnp.asarray(data)) for data in stored["keys"]]
         target, run = self._prepare(program, keys)
-        dim, dtype = run.programs.layout.dim, run.programs.layout.dtype
-        scale = stored["scale"]
-        if len(keys) != self.num_chains or stored["shift"].shape != (dim,) or (scale.ndim == 2) != (self._metric == "fixed"):
+        dim = run.programs.layout.dim
+        was_fixed = stored["scale_0"].size > 0
+        if len(keys) != self.num_chains or stored["shift"].shape != (dim,) or was_fixed != (self._metric == "fixed"):
             raise ArgumentError(
                 f"posterior: it was made with {len(keys)} chains in {stored['shift'].size} dimensions; this model and "
                 f"method have {self.num_chains} chains in {dim} dimensions, dense_metric={self.dense_metric!r}."
             )
-        run.geometry = Geometry(jnp.asarray(stored["shift"], dtype), jnp.asarray(scale, dtype))
-        run.restore(dict(stored))
+        run.restore(stored)
         with bar_for(progress, num_draws, f"NUTS, {self.num_chains} chains") as bar:
             draws = run.draw(num_draws, self.thinning, bar)
         if draws is None:
@@ -208,7 +207,7 @@ class NUTS(AbstractMethod):
             done = draws.lp.shape[1] * self.thinning
             run.notes.insert(0, f"Interrupted after {done} of {self.num_draws} draws; NUTS.resume continues.")
         metric = {False: "diagonal metric", True: "dense metric", "laplace": "Laplace metric"}[self.dense_metric]
-        how = "native" if run.programs.chains.is_native else "vectorized"
+        how = "native" if run.chains.is_native else "vectorized"
         return Posterior(
             draws=values,
             sample_stats=stats,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,48 +14,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from probinf.inference.starts import StartPrograms, search
-from probinf.kernels.adaptation import Metric, warmup_segments
+from probinf.kernels.adaptation import Metric, apply_scale, warmup_segments
+from probinf.kernels.banded import BandedScale
 from probinf.kernels.chains import ChainMethod, ChainPrograms, States, cached, counted
 from probinf.kernels.flat import FlatLayout
-from probinf.kernels.laplace import CurvaturePrograms, find_mode, scale_from_precision
+from probinf.kernels.laplace import CurvaturePrograms, find_mode
 from probinf.kernels.nuts import Draws, Geometry
+from probinf.kernels.whitening import Whitener, unwhiten
 from probinf.progress import Progress
 
 CAPACITY = 250  # rows of one compiled piece
 _FIRST_PIECE = 10  # steps: early trees can be long
 _SECONDS_PER_PIECE = 0.5  # how often the bar moves, and how long an interrupt waits
-_POINTS_PER_CHAIN = 4  # positions in each chain whose curvature is averaged for the Laplace metric
+_POINTS_PER_CHAIN = 2  # positions in each chain whose curvature is averaged for the Laplace metric
 _LAPLACE_PHASES = (0.1, 0.15, 0.25)  # shares of warm-up after which the Laplace metric is renewed
 
 
-@dataclasses.dataclass(frozen=True)
 class ModelPrograms:
     """Everything compiled for one model and number of chains."""
 
-    layout: FlatLayout
-    starts: StartPrograms
-    chains: ChainPrograms
-    curvature: CurvaturePrograms
-    constrain: Callable[[Any, jax.Array], dict[str, jax.Array]]
-
-
-def programs_for(
-    target: Any, operands: Any, num_chains: int, metric: Metric, max_tree_depth: int, method: ChainMethod
-) -> ModelPrograms:
-    """The programs of a target from the cache, or new ones: neither data nor seed nor lengths are part of the key."""
-    described = tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves(operands))
-    key = (
-        target.signature,
-        jax.tree.structure(operands),
-        described,
-        num_chains,
-        metric,
-        max_tree_depth,
-        method,
-        jnp.zeros(()).dtype,
-    )
-
-    def build() -> ModelPrograms:
+    def __init__(
+        self, target: Any, num_chains: int, metric: Metric, max_tree_depth: int, method: ChainMethod
+    ) -> None:
         layout = FlatLayout(target.position_shapes)
 
         def logdensity(operands: Any, x: jax.Array) -> jax.Array:
@@ -63,15 +44,33 @@ def programs_for(
         def constrain(operands: Any, x: jax.Array) -> dict[str, jax.Array]:
             return target.constrain(operands, layout.unravel(x))
 
-        return ModelPrograms(
-            layout,
-            StartPrograms(target, layout),
-            ChainPrograms(logdensity, layout.dim, num_chains, metric, max_tree_depth, CAPACITY, method),
-            CurvaturePrograms(logdensity),
-            counted(jax.vmap(constrain, in_axes=(None, 0))),
+        self.layout = layout
+        self.starts = StartPrograms(target, layout)
+        self.curvature = CurvaturePrograms(logdensity)
+        self.whitener = Whitener(self.curvature)
+        self.constrain = counted(jax.vmap(constrain, in_axes=(None, 0)))
+        self._chains: dict[Any, ChainPrograms] = {}
+        self._build = functools.partial(
+            ChainPrograms, logdensity, layout.dim, num_chains, metric, max_tree_depth, CAPACITY, method
         )
 
-    return cached(key, build)
+    def chains(self, geometry: Geometry) -> ChainPrograms:
+        """The chain programs for a geometry: one for each form of the scale (none, full, a band)."""
+        form = tuple(np.shape(leaf) for leaf in jax.tree.leaves(geometry.scale))
+        if form not in self._chains:
+            self._chains[form] = self._build()
+        return self._chains[form]
+
+
+def programs_for(
+    target: Any, operands: Any, num_chains: int, metric: Metric, max_tree_depth: int, method: ChainMethod
+) -> ModelPrograms:
+    """The programs of a target from the cache, or new ones: neither data nor seed nor lengths are part of the key."""
+    described = tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves(operands))
+    dtype = jnp.zeros(()).dtype
+    settings = (num_chains, metric, max_tree_depth, method, dtype)
+    key = (target.signature, jax.tree.structure(operands), described, settings)
+    return cached(key, lambda: ModelPrograms(target, num_chains, metric, max_tree_depth, method))
 
 
 @dataclasses.dataclass
@@ -82,7 +81,7 @@ class Run:
         next_step: steps taken by every chain since its start, which is also the number of the next step's randomness.
         is_interrupted: Ctrl-C arrived while drawing.
         notes: reasons for caution.
-        repaired: directions in which the Laplace metric found no curvature.
+        is_repaired: the last curvature of the Laplace metric was not positive definite.
     """
 
     programs: ModelPrograms
@@ -94,8 +93,13 @@ class Run:
     next_step: int = 0
     is_interrupted: bool = False
     notes: list[str] = dataclasses.field(default_factory=list)
-    repaired: int = 0
+    is_repaired: bool = False
     _seconds_per_step: float | None = None
+
+    @property
+    def chains(self) -> ChainPrograms:
+        """The compiled chains for the present geometry."""
+        return self.programs.chains(self.geometry)
 
     def _advance(self, num_steps: int, bar: Progress | None, **flags: bool) -> Iterator[Draws]:
         """Take steps in pieces short enough to show progress and to hear an interrupt."""
@@ -105,7 +109,7 @@ class Run:
             wanted = _FIRST_PIECE if pace is None else int(_SECONDS_PER_PIECE / max(pace, 1e-9))
             size = max(1, min(left, wanted, CAPACITY))
             started = time.perf_counter()
-            self.states, draws = self.programs.chains.advance(
+            self.states, draws = self.chains.advance(
                 self.operands,
                 self.geometry,
                 self.states,
@@ -124,7 +128,7 @@ class Run:
 
     def warm_up(self, z: jax.Array, num_warmup: int, bar: Progress | None) -> None:
         """Start the chains at z and adapt step size and scale (Stan's schedule)."""
-        chains = self.programs.chains
+        chains = self.chains
         self.states = chains.start(self.operands, self.geometry, z)
         for segment in warmup_segments(num_warmup, chains.metric):
             for _ in self._advance(segment.num_steps, bar, is_adapting=True, is_collecting=segment.is_collecting):
@@ -138,8 +142,7 @@ class Run:
         The mean of -∇² log p over the posterior is the precision that matters where the density is not Gaussian: at a
         mode the noise levels of a model are often far from typical, and a mode may not even exist.
         """
-        chains = self.programs.chains
-        self.states = chains.start(self.operands, self.geometry, z)
+        self.states = self.chains.start(self.operands, self.geometry, z)
         lengths = [int(share * num_warmup) for share in _LAPLACE_PHASES]
         if min(lengths) < _POINTS_PER_CHAIN:
             lengths = []
@@ -153,18 +156,15 @@ class Run:
 
     def _renew_geometry(self, points: np.ndarray, last: np.ndarray) -> None:
         """Coordinates from the mean curvature at `points`, the chains at `last`; unchanged where it is not finite."""
-        found = []
-        for x in points:
-            precision = np.asarray(self.programs.curvature.precision(self.operands, jnp.asarray(x)), np.float64)
-            if np.isfinite(precision).all():
-                found.append(precision)
-        if not found:
+        whitener, shift, dtype = self.programs.whitener, self.geometry.shift, self.geometry.shift.dtype
+        precisions = [whitener.precision(self.operands, x, dtype) for x in points]
+        precisions = [precision for precision in precisions if np.isfinite(precision).all()]
+        if not precisions:
             return
-        scale, self.repaired = scale_from_precision(np.mean(found, axis=0))
-        shift, dtype = np.asarray(self.geometry.shift, np.float64), self.geometry.shift.dtype
-        z = np.linalg.solve(scale, (last.astype(np.float64) - shift).T).T
-        self.geometry = Geometry(self.geometry.shift, jnp.asarray(scale, dtype))
-        self.states = self.programs.chains.start(self.operands, self.geometry, jnp.asarray(z, dtype))
+        scale, self.is_repaired = whitener.scale(np.mean(precisions, axis=0), dtype)
+        z = unwhiten(scale, last.astype(np.float64) - np.asarray(shift, np.float64)[None, :])
+        self.geometry = Geometry(shift, scale)
+        self.states = self.chains.start(self.operands, self.geometry, jnp.asarray(z, dtype))
 
     def draw(self, num_draws: int, thinning: int, bar: Progress | None) -> Draws | None:
         """Take `num_draws` steps and keep every `thinning`-th; None if interrupted before the first kept one."""
@@ -198,55 +198,64 @@ class Run:
 
     def checkpoint(self) -> dict[str, np.ndarray]:
         """Everything needed to go on drawing."""
-        leaves = jax.tree.leaves(self.programs.chains.gather(self.states))
-        return {
-            **{f"state_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)},
+        found = {
             "shift": np.asarray(self.geometry.shift),
-            "scale": np.asarray(self.geometry.scale),
             "keys": np.stack([np.asarray(jax.random.key_data(key)) for key in self.keys]),
             "next_step": np.asarray(self.next_step),
         }
+        for group, tree in (("state", self.chains.gather(self.states)), ("scale", self.geometry.scale)):
+            found |= {f"{group}_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+        return found
 
-    def restore(self, checkpoint: dict[str, np.ndarray]) -> None:
+    def restore(self, checkpoint: Mapping[str, np.ndarray]) -> None:
         """Continue from a checkpoint of a run with the same model and settings."""
-        template = self.programs.chains.start(
-            self.operands, self.geometry, jnp.zeros((len(self.keys), self.programs.layout.dim), self.programs.layout.dtype)
-        )
-        structure = jax.tree.structure(self.programs.chains.gather(template))
-        leaves = [checkpoint[f"state_{i}"] for i in range(structure.num_leaves)]
-        self.states = self.programs.chains.scatter(jax.tree.unflatten(structure, leaves))
+        layout = self.programs.layout
+        leaves = [jnp.asarray(leaf) for leaf in _group(checkpoint, "scale")]
+        scale = leaves[0] if len(leaves) == 1 else BandedScale(*leaves)
+        self.geometry = Geometry(jnp.asarray(checkpoint["shift"], layout.dtype), scale)
+        zeros = jnp.zeros((len(self.keys), layout.dim), layout.dtype)
+        template = self.chains.gather(self.chains.start(self.operands, self.geometry, zeros))
+        gathered = jax.tree.unflatten(jax.tree.structure(template), _group(checkpoint, "state"))
+        self.states = self.chains.scatter(gathered)
         self.next_step = int(checkpoint["next_step"])
+
+
+def _group(checkpoint: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
+    return [checkpoint[f"{name}_{i}"] for i in range(sum(key.startswith(f"{name}_") for key in checkpoint))]
 
 
 def laplace_geometry(
     programs: ModelPrograms, target: Any, operands: Any, key: jax.Array, starts: np.ndarray
 ) -> tuple[Geometry, jax.Array]:
-    """Coordinates at the first mode found from the starts, and whitened chain starts from N(mode, precision⁻¹).
+    """Coordinates at the mode found from the first start, and whitened chain starts from N(mode, precision⁻¹).
 
     Without a mode (a density that grows without bound, as that of a centred hierarchy may) the chains begin at the
-    starts in plain coordinates, and warm-up finds the curvature.
+    starts, in coordinates of the mean curvature there, and warm-up finds better ones.
     """
-    dtype, dim = programs.layout.dtype, programs.layout.dim
-    for start in starts:
-        mode = find_mode(programs.curvature, operands, jnp.asarray(start, dtype))
-        if mode.is_converged:
-            break
-    else:
-        return Geometry(jnp.zeros(dim, dtype), jnp.eye(dim, dtype=dtype)), jnp.asarray(starts, dtype)
-    scale, _ = scale_from_precision(mode.precision)
-    geometry = Geometry(jnp.asarray(mode.x, dtype), jnp.asarray(scale, dtype))
-    tries = 0
+    dtype, whitener = programs.layout.dtype, programs.whitener
+    whitener.learn(operands, starts[:2], dtype)
+    mode = find_mode(
+        programs.curvature,
+        lambda x: whitener.precision(operands, x, dtype),
+        operands,
+        jnp.asarray(starts[0], dtype),
+    )
+    if not mode.is_converged:
+        shift = np.mean(starts, axis=0)
+        scale, _ = whitener.scale(np.mean([whitener.precision(operands, x, dtype) for x in starts], axis=0), dtype)
+        return Geometry(jnp.asarray(shift, dtype), scale), jnp.asarray(unwhiten(scale, starts - shift[None, :]), dtype)
+    scale, _ = whitener.scale(mode.precision, dtype)
+    shift, tries = jnp.asarray(mode.x, dtype), 0
 
     def draw(key: jax.Array) -> jax.Array:
         nonlocal tries
         # Shrinking towards the mode, which is legal: the search ends.
         z = 0.9**tries * jax.random.normal(key, starts.shape, dtype)
         tries += 1
-        return geometry.shift[None, :] + z @ geometry.scale.T
+        return shift[None, :] + jax.vmap(apply_scale, in_axes=(None, 0))(scale, z)
 
     x = search(programs.starts, target, programs.layout, operands, key, draw, "draws around the mode")
-    z = np.linalg.solve(scale, (x - mode.x[None, :]).T).T
-    return geometry, jnp.asarray(z, dtype)
+    return Geometry(shift, scale), jnp.asarray(unwhiten(scale, x - mode.x[None, :]), dtype)
 
 
 @contextlib.contextmanager

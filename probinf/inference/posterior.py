@@ -115,11 +115,11 @@ class Posterior:
     def __contains__(self, site: object) -> bool:
         return site in self.draws
 
-    def mean(self, site: str) -> np.ndarray:
+    def mean(self, site: str) -> np.ndarray | np.float64:
         """Posterior mean of a site, of the site's shape."""
         return np.einsum("cd,cd...->...", self.weights, self[site].astype(np.float64))
 
-    def sd(self, site: str) -> np.ndarray:
+    def sd(self, site: str) -> np.ndarray | np.float64:
         """Posterior standard deviation of a site; without weights with divisor n - 1."""
         values = self[site].astype(np.float64)
         if self.log_weights is None:
@@ -128,7 +128,7 @@ class Posterior:
         centred = values - self.mean(site)
         return np.sqrt(np.einsum("cd,cd...->...", self.weights, centred**2))
 
-    def quantile(self, site: str, q: float | Sequence[float]) -> np.ndarray:
+    def quantile(self, site: str, q: float | Sequence[float]) -> np.ndarray | np.float64:
         """Posterior quantiles, shape (*shape of q, *site shape); with weights the inverse of the weighted cdf."""
         levels = np.asarray(q, np.float64)
         if not np.all((levels >= 0.0) & (levels <= 1.0)):
@@ -242,7 +242,7 @@ class Posterior:
             DataError: not such a file, cut short, or of another format.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:  # np.load alone leaks a broken file
                 arrays = {name: file[name] for name in file.files}
             header = json.loads(arrays.pop("header").tobytes().decode())
             if header["format"] != _FORMAT:

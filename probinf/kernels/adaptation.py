@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from probinf.kernels.banded import BandedScale, apply_banded
+
 #: "diagonal" and "dense" learn the scale; "fixed" takes it as given and learns the step size only.
 Metric = Literal["diagonal", "dense", "fixed"]
 
@@ -64,7 +66,7 @@ class Moments(NamedTuple):
 
     count: Float[Array, ""]
     mean: Float[Array, " dim"]
-    second: Float[Array, "..."]
+    second: Float[Array, ...]
     mean_gradient: Float[Array, " dim"]
     second_gradient: Float[Array, " dim"]
 
@@ -89,7 +91,7 @@ def update_moments(moments: Moments, x: Float[Array, " dim"], gradient: Float[Ar
     return Moments(count, mean, moments.second + outer, mean_gradient, second_gradient)
 
 
-def scale_from_moments(moments: Moments, previous: Float[Array, "..."]) -> Float[Array, "..."]:
+def scale_from_moments(moments: Moments, previous: Float[Array, ...]) -> Float[Array, ...]:
     r"""The scale learned from one window.
 
     Diagonal: variance_i = sqrt(Var[x_i] / Var[g_i]), g the gradient of the log density; it minimises the Fisher
@@ -121,12 +123,14 @@ def restart_step_size(state: StepSizeState) -> StepSizeState:
     return start_step_size(jnp.maximum(jnp.exp(state.log_step_size_average), _SHORTEST_RESTART))
 
 
-def apply_scale(scale: Float[Array, "..."], z: Float[Array, " dim"]) -> Float[Array, " dim"]:
-    """Scale z, for a diagonal or a dense scale."""
+def apply_scale(scale: BandedScale | Float[Array, ...], z: Float[Array, " dim"]) -> Float[Array, " dim"]:
+    """Scale z, for a diagonal, a dense or a banded scale."""
+    if isinstance(scale, BandedScale):
+        return apply_banded(scale, z)
     return scale * z if scale.ndim == 1 else scale @ z
 
 
-def solve_scale(scale: Float[Array, "..."], x: Float[Array, " dim"]) -> Float[Array, " dim"]:
+def solve_scale(scale: Float[Array, ...], x: Float[Array, " dim"]) -> Float[Array, " dim"]:
     """The z with scale z = x; a dense scale is lower triangular here."""
     return x / scale if scale.ndim == 1 else jax.scipy.linalg.solve_triangular(scale, x, lower=True)
 

@@ -24,8 +24,8 @@ ChainMethod = Literal["auto", "vectorized", "native"]
 
 States = ChainState | list[ChainState]
 
-#: From this dimension on a shared dense scale is better read once for all chains than once for each.
-_SHARED_SCALE_DIM = 400
+#: From this dimension on a shared full scale is better read once for all chains than once for each.
+_SHARED_SCALE_DIM = 600
 _CACHE_SIZE = 64
 _cache: OrderedDict[Hashable, Any] = OrderedDict()
 _compilations = 0
@@ -172,7 +172,8 @@ class ChainPrograms:
         dtype, key = z.dtype, jax.random.key(0)
         scalars = (np.zeros((), dtype), np.int32(0), np.int32(0), np.asarray(False), np.asarray(False))
         common = (operands, geometry, *scalars)
-        if self._wants_native(operands, dtype):
+        is_full = getattr(geometry.scale, "ndim", 1) == 2  # not a band, which is no array
+        if self._wants_native(operands, dtype, is_full=is_full):
             state = jax.eval_shape(self._start_one, operands, geometry, z[0])
             try:
                 self._advance = counted(as_native(self._advance_one)).lower(*common, state, key).compile()
@@ -189,10 +190,10 @@ class ChainPrograms:
         keys = jax.random.split(key, self.num_chains)
         self._advance = counted(batched).lower(*common, states, keys).compile()
 
-    def _wants_native(self, operands: Any, dtype: Any) -> bool:
+    def _wants_native(self, operands: Any, dtype: Any, *, is_full: bool) -> bool:
         if self.method == "vectorized":
             return False
-        if self.method == "auto" and self.metric == "fixed" and self._dim >= _SHARED_SCALE_DIM and self.num_chains > 1:
+        if self.method == "auto" and is_full and self._dim >= _SHARED_SCALE_DIM:
             return False
         x = jax.ShapeDtypeStruct((self._dim,), dtype)
         return may_be_native(jax.grad(self._logdensity, argnums=1), operands, x)

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 from probinf.kernels.chains import counted
 from probinf.kernels.nuts import LogDensity
 
-_MAX_LBFGS_STEPS = 1000
-_MAX_NEWTON_STEPS = 50
+_MAX_LBFGS_STEPS = 300
+_MAX_NEWTON_STEPS = 30
 
 
 class Mode(NamedTuple):
@@ -32,22 +32,24 @@ class Mode(NamedTuple):
 
 
 class CurvaturePrograms:
-    """Compiled value, gradient, precision (the negative Hessian) and L-BFGS of one log density of (operands, x)."""
+    """Compiled value and gradient, products with the negative Hessian, and L-BFGS of one log density of (operands, x)."""
 
     def __init__(self, logdensity: LogDensity) -> None:
         self.value_and_grad = counted(jax.value_and_grad(logdensity, argnums=1))
-        self.precision = counted(_precision(logdensity))
+        self.products = counted(_products(logdensity))
         self.climb = counted(_lbfgs(logdensity))
 
 
-def _precision(logdensity: LogDensity) -> Callable[..., Array]:
-    def precision(operands: Any, x: Float[Array, " dim"]) -> Float[Array, "dim dim"]:
+def _products(logdensity: LogDensity) -> Callable[..., Array]:
+    def products(
+        operands: Any, x: Float[Array, " dim"], tangents: Float[Array, "tangents dim"]
+    ) -> Float[Array, "tangents dim"]:
+        """The product of -∇² log p(x) with each row."""
         gradient = jax.grad(lambda x: -logdensity(operands, x))
-        column = lambda tangent: jax.jvp(gradient, (x,), (tangent,))[1]  # noqa: E731
-        # In blocks: all columns at once would hold dim copies of the model's intermediate values.
-        return jax.lax.map(column, jnp.eye(x.shape[0], dtype=x.dtype), batch_size=min(64, x.shape[0]))
+        # In blocks: all rows at once would hold as many copies of the model's intermediate values.
+        return jax.lax.map(lambda t: jax.jvp(gradient, (x,), (t,))[1], tangents, batch_size=min(64, tangents.shape[0]))
 
-    return precision
+    return products
 
 
 def _lbfgs(logdensity: LogDensity) -> Callable[..., Array]:
@@ -82,11 +84,22 @@ def _lbfgs(logdensity: LogDensity) -> Callable[..., Array]:
     return climb
 
 
-def find_mode(programs: CurvaturePrograms, operands: Any, start: Float[Array, " dim"]) -> Mode:
+def find_mode(
+    programs: CurvaturePrograms,
+    precision_at: Callable[[np.ndarray], np.ndarray],
+    operands: Any,
+    start: Float[Array, " dim"],
+) -> Mode:
     """Climb from `start` by L-BFGS, then by Newton steps with Levenberg-Marquardt damping.
 
     Converged means that the Newton decrement, twice the height still to gain if the density were Gaussian, is below
     1e-6 (1e-3 in single precision) with a positive definite precision.
+
+    Args:
+        programs: the compiled pieces.
+        precision_at: the negative Hessian at a position, on the host.
+        operands: data of the model.
+        start: where to begin.
     """
     dtype = start.dtype
 
@@ -96,36 +109,34 @@ def find_mode(programs: CurvaturePrograms, operands: Any, start: Float[Array, " 
 
     x = np.asarray(programs.climb(operands, start), np.float64)
     value, gradient = evaluate(x)
+    precision = precision_at(x)
     damping, is_converged = 0.0, False
-    precision = np.asarray(programs.precision(operands, jnp.asarray(x, dtype)), np.float64)
     tolerance = 1e-6 if dtype == np.float64 else 1e-3
     for _ in range(_MAX_NEWTON_STEPS):
-        spread = np.diag(np.maximum(np.abs(np.diag(precision)), 1e-12))
+        if not np.isfinite(precision).all():
+            break
+        spread = damping * np.maximum(np.abs(np.diag(precision)), 1e-12)
         try:
-            factor = scipy.linalg.cho_factor(precision + damping * spread, lower=True)
-            step = scipy.linalg.cho_solve(factor, gradient)
-        except (scipy.linalg.LinAlgError, ValueError):
-            if not np.isfinite(precision).all() or damping > 1e8:
-                break
+            factor = scipy.linalg.cho_factor(precision + np.diag(spread), lower=True)
+        except scipy.linalg.LinAlgError:
             damping = max(4.0 * damping, 1e-3)
             continue
+        step = scipy.linalg.cho_solve(factor, gradient)
         if damping == 0.0 and gradient @ step < tolerance:
             is_converged = True
             break
         new_value, new_gradient = evaluate(x + step)
-        if np.isfinite(new_value) and new_value >= value - 1e-12 * abs(value) and np.isfinite(new_gradient).all():
+        if new_value >= value - 1e-12 * abs(value) and np.isfinite(new_gradient).all():
             x, value, gradient = x + step, new_value, new_gradient
             damping = 0.0 if damping < 1e-3 else damping / 10.0
-            precision = np.asarray(programs.precision(operands, jnp.asarray(x, dtype)), np.float64)
+            precision = precision_at(x)
         else:
             damping = max(4.0 * damping, 1e-3)
-            if damping > 1e8:
-                break
     return Mode(x, value, is_converged, precision)
 
 
-def scale_from_precision(precision: Float[np.ndarray, "dim dim"]) -> tuple[Float[np.ndarray, "dim dim"], int]:
-    r"""The factor S with S Sᵀ = precision⁻¹, and how many directions had to be repaired.
+def scale_from_precision(precision: Float[np.ndarray, "dim dim"]) -> tuple[Float[np.ndarray, "dim dim"], bool]:
+    r"""The factor S with S Sᵀ = precision⁻¹, and whether the matrix had to be repaired.
 
     A positive definite matrix gives S = C⁻ᵀ. Otherwise each eigenvalue is replaced by its absolute value, at least
     1e-10 times the largest: a direction of negative curvature is as narrow as its curvature is strong.
@@ -134,12 +145,10 @@ def scale_from_precision(precision: Float[np.ndarray, "dim dim"]) -> tuple[Float
         Betancourt (2013), A general metric for Riemannian manifold HMC (the absolute value).
     """
     precision = 0.5 * (precision + precision.T)
-    dim = precision.shape[0]
     try:
         factor = scipy.linalg.cholesky(precision, lower=True)
-        return scipy.linalg.solve_triangular(factor, np.eye(dim), lower=True, trans="T"), 0
+        return scipy.linalg.solve_triangular(factor, np.eye(precision.shape[0]), lower=True, trans="T"), False
     except scipy.linalg.LinAlgError:
         values, vectors = scipy.linalg.eigh(precision)
-        floor = 1e-10 * np.max(np.abs(values))
-        repaired = np.maximum(np.abs(values), floor)
-        return vectors / np.sqrt(repaired)[None, :], int(np.sum(values < floor))
+        repaired = np.maximum(np.abs(values), 1e-10 * np.max(np.abs(values)))
+        return vectors / np.sqrt(repaired)[None, :], True

@@ -27,6 +27,9 @@ from probinf.kernels.adaptation import (
     update_moments,
     update_step_size,
 )
+from probinf.kernels.banded import BandedScale
+
+_MOMENTUM_BLOCK = 128
 
 LogDensity = Callable[[Any, Float[Array, " dim"]], Float[Array, ""]]
 
@@ -35,7 +38,7 @@ class Geometry(NamedTuple):
     """Coordinates shared by all chains: x = shift + scale z. The scale is empty unless the metric is fixed."""
 
     shift: Float[Array, " dim"]
-    scale: Float[Array, "..."]
+    scale: BandedScale | Float[Array, ...]
 
 
 class ChainState(NamedTuple):
@@ -44,7 +47,7 @@ class ChainState(NamedTuple):
     z: Float[Array, " dim"]
     logdensity: Float[Array, ""]
     gradient: Float[Array, " dim"]
-    scale: Float[Array, "..."]
+    scale: Float[Array, ...]
     step_size: StepSizeState
     moments: Moments
 
@@ -62,12 +65,42 @@ class Draws(NamedTuple):
     step_size: Array
 
 
-def _scale_of(state: ChainState, geometry: Geometry, metric: Metric) -> Float[Array, "..."]:
-    return geometry.scale if metric == "fixed" else state.scale
-
-
-def _whiten(logdensity: LogDensity, operands: Any, shift: Array, scale: Array) -> Callable[[Array], Array]:
+def _whiten(logdensity: LogDensity, operands: Any, shift: Array, scale: BandedScale | Array) -> Callable[[Array], Array]:
     return lambda z: logdensity(operands, shift + apply_scale(scale, z))
+
+
+def unit_metric() -> Any:
+    """BlackJAX's description of a standard normal momentum, for positions that are vectors.
+
+    Momenta of many dimensions are drawn in blocks: XLA would spread one long draw over threads, which costs more than it
+    gains and which native code cannot do.
+    """
+    from blackjax.mcmc.metrics import Metric as KernelMetric
+
+    def sample_momentum(key: Array, position: Array) -> Array:
+        dim = position.shape[0]
+        if dim <= _MOMENTUM_BLOCK:
+            return jax.random.normal(key, (dim,), position.dtype)
+        keys = jax.random.split(key, -(-dim // _MOMENTUM_BLOCK))
+        blocks = jax.lax.map(lambda key: jax.random.normal(key, (_MOMENTUM_BLOCK,), position.dtype), keys)
+        return blocks.reshape(-1)[:dim]
+
+    def kinetic_energy(momentum: Array, position: Array | None = None) -> Array:
+        del position
+        return 0.5 * jnp.dot(momentum, momentum)
+
+    def is_turning(
+        left: Array, right: Array, total: Array, position_left: Array | None = None, position_right: Array | None = None
+    ) -> Array:
+        del position_left, position_right
+        rho = total - 0.5 * (left + right)
+        return (jnp.dot(left, rho) <= 0.0) | (jnp.dot(right, rho) <= 0.0)
+
+    def scale(position: Array, element: Array, *, inv: bool, trans: bool) -> Array:
+        del position, inv, trans
+        return element
+
+    return KernelMetric(sample_momentum, kinetic_energy, is_turning, scale)
 
 
 def start_chain(
@@ -127,11 +160,10 @@ def advance_chain(
     """
     import blackjax
 
-    kernel = blackjax.nuts.build_kernel()
+    kernel, metric_of_kernel = blackjax.nuts.build_kernel(), unit_metric()
     dim, dtype = state.z.shape[0], state.z.dtype
-    scale = _scale_of(state, geometry, metric)
+    scale = geometry.scale if metric == "fixed" else state.scale
     whitened = _whiten(logdensity, operands, geometry.shift, scale)
-    identity = jnp.ones(dim, dtype)
 
     def body(n: Array, carry: tuple[ChainState, Draws]) -> tuple[ChainState, Draws]:
         state, draws = carry
@@ -139,7 +171,7 @@ def advance_chain(
         step_size = jnp.exp(jnp.where(is_adapting, adapted.log_step_size, adapted.log_step_size_average))
         hmc_state = blackjax.mcmc.hmc.HMCState(state.z, state.logdensity, state.gradient)
         step_key = jax.random.fold_in(key, first_step + n)
-        new, info = kernel(step_key, hmc_state, whitened, step_size, identity, max_tree_depth)
+        new, info = kernel(step_key, hmc_state, whitened, step_size, metric_of_kernel, max_tree_depth)
         x = geometry.shift + apply_scale(scale, new.position)
         adapted = jax.lax.cond(
             is_adapting, lambda: update_step_size(adapted, info.acceptance_rate, target_acceptance), lambda: adapted

@@ -34,7 +34,7 @@ def check_parameters(name: str, where: str, distribution: Any) -> None:
         empty = np.asarray(low) > np.asarray(high) if distribution.support.is_discrete else np.asarray(low) >= high
         if empty.any():
             raise ModelError(
-                f"{label}: {type(distribution).__name__} needs low < high, found low = {_shown(low)} and "
+                f"{label}: {family_name(distribution)} needs low < high, found low = {_shown(low)} and "
                 f"high = {_shown(high)}."
             )
     inner = getattr(distribution, "base_dist", None)
@@ -60,12 +60,21 @@ def impossible(label: str, distribution: Any, parameter: str, value: Any) -> Mod
         else:
             detail = f" (smallest eigenvalue {np.linalg.eigvalsh(value).min():.6g})"
     return ModelError(
-        f"{label}: {type(distribution).__name__} got an impossible {parameter} = {_shown(value)}{detail}; expected "
+        f"{label}: {family_name(distribution)} got an impossible {parameter} = {_shown(value)}{detail}; expected "
         f"{constraint_text(constraint)}."
     )
 
 
+def family_name(distribution: dist.Distribution) -> str:
+    """The family as users write it: the class below expansions and masks, without NumPyro's suffixes."""
+    while isinstance(distribution, dist.ExpandedDistribution | dist.MaskedDistribution | dist.Independent):
+        distribution = distribution.base_dist
+    return re.sub(r"(?<=\w)(Probs|Logits)$", "", type(distribution).__name__)
+
+
 def _shown(value: Any) -> str:
+    if np.size(value) == 1:
+        return f"{np.asarray(value).item():.6g}"
     text = np.array2string(np.asarray(value), threshold=6, precision=6, max_line_width=400)
     return re.sub(r"\s+", " ", text)
 
@@ -73,8 +82,8 @@ def _shown(value: Any) -> str:
 _IN_WORDS = {
     "simplex": "probabilities that are not negative and sum to one",
     "positive_definite": "positive definite, that is symmetric with positive eigenvalues",
-    "real": "a finite real number",
-    "real_vector": "finite real numbers",
+    "real": "a real number",
+    "real_vector": "real numbers",
     "positive": "a positive number",
     "nonnegative": "a number that is not negative",
     "unit_interval": "a number from 0 to 1",
@@ -115,12 +124,11 @@ def observed_value(site: Site, distribution: Any, obs: Any, *, broadcast: bool =
         except ValueError:
             fits = False
         if not (fits and (broadcast or value.ndim == 0)):
-            wider = "" if fits or value.size <= np.prod(expected, dtype=int) else _wider(value.shape, expected)
             raise DataError(
                 f"Site {site.label}: the observed value has shape {tuple(value.shape)}, the distribution "
                 f"({site.family}) has batch shape {tuple(distribution.batch_shape)} and event shape "
-                f"{tuple(distribution.event_shape)}, so {expected} is expected{_axes(site)}.{wider} "
-                "Pass broadcast=True to repeat a smaller value on purpose."
+                f"{tuple(distribution.event_shape)}, so {expected} is expected{_axes(site)}. "
+                + shape_remedy(tuple(value.shape), expected, fits=fits)
             )
         value = jnp.broadcast_to(value, expected)
     if not isinstance(value, jax.core.Tracer):
@@ -131,17 +139,21 @@ def observed_value(site: Site, distribution: Any, obs: Any, *, broadcast: bool =
 def empty(label: str, shape: tuple[int, ...]) -> DataError:
     """The error for data without rows."""
     return DataError(
-        f"{label}: the observed value is empty, shape {tuple(shape)}: there is nothing to learn from. Leave the data out "
-        "(obs=None, or no .given) to work with the prior."
+        f"{label}: the observed value is empty, shape {tuple(shape)}: there is nothing to learn from. Leave the data "
+        "out (obs=None, or no .given) to work with the prior."
     )
 
 
-def _wider(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+def shape_remedy(found: tuple[int, ...], expected: tuple[int, ...], *, fits: bool = False) -> str:
+    """What to do about data of another shape; `fits`: they broadcast to the expected one."""
+    if fits:
+        return "Pass broadcast=True to repeat the value on purpose."
     try:
-        np.broadcast_shapes(found, expected)
+        joined = np.broadcast_shapes(found, expected)
     except ValueError:
-        return ""
-    return " The two broadcast to something larger than either: a silent outer product, so this is refused."
+        return "Pass data of that shape, or change the arguments of the model that set it."
+    call = f": value.reshape({expected})" if np.prod(found) == np.prod(expected) else ""
+    return f"The two would broadcast to {joined}, an outer product, so this is refused. Reshape the data{call}."
 
 
 def _axes(site: Site) -> str:
@@ -202,8 +214,11 @@ def check_precision(what: str, array: np.ndarray) -> None:
         spread = float(finite.max() - finite.min())
         lost = float(np.abs(finite - finite.astype(np.float32).astype(np.float64)).max())
         if lost > _SHARE * spread > 0.0:
-            _say_once(what, f"float64 data are cut to float32, which moves them by up to {lost / spread:.2g} of their "
-                            f"spread. {remedy}")
+            _say_once(
+                what,
+                f"float64 data are cut to float32, which moves them by up to {lost / spread:.2g} of their "
+                f"spread. {remedy}",
+            )
 
 
 def _say_once(what: str, text: str) -> None:
@@ -220,7 +235,8 @@ def check_values(site: Site, value: np.ndarray) -> None:
                 index = tuple(int(i) for i in np.argwhere(bad)[0])
                 raise DataError(
                     f"Site {site.label}: {int(bad.sum())} of {value.size} observed values are {word}, the first at "
-                    f"index {index}. Remove them, or model the missing entries as latent values."
+                    f"index {index}. Leave them out, or draw missing entries at a latent "
+                    "site of their own."
                 )
     if site.support is None:
         return

@@ -48,6 +48,13 @@ class Unconstrained:
         return tuple(s.name for s in only_sometimes(self.staged.sites))
 
     @property
+    def conditional_labels(self) -> tuple[str, ...]:
+        """The same for messages: name, place, and the branch (1 is the true one of a cond) that reaches the site."""
+        return tuple(
+            f"{s.label} in branch {', '.join(str(b) for _, b in s.branches)}" for s in only_sometimes(self.staged.sites)
+        )
+
+    @property
     def dims(self) -> dict[str, tuple[str | None, ...]]:
         """Names of the axes of every latent and deterministic value, from the left; None where unnamed."""
         return {s.name: s.dims for s in self.staged.sites if s.kind in ("sample", "deterministic")}

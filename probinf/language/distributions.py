@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions.batch_util import promote_batch_shape
 
-from probinf._jax import as_strong
+from probinf._jax import ClosedJaxpr, as_strong, jaxprs_in_params
 
 
 @contextlib.contextmanager
@@ -125,7 +126,12 @@ class Lanes(dist.Distribution):
         return jax.vmap(lambda k, ls: self._one(ls).sample(k), in_axes=(0, self.axes))(keys, self.leaves)
 
     def log_prob(self, value: jax.Array, intermediates: Any = None) -> jax.Array:
-        return jax.vmap(lambda v, ls: self._one(ls).log_prob(v), in_axes=(0, self.axes))(value, self.leaves)
+        def log_prob(value: jax.Array) -> jax.Array:
+            return jax.vmap(lambda v, ls: self._one(ls).log_prob(v), in_axes=(0, self.axes))(value, self.leaves)
+
+        for _ in range(jnp.ndim(value) - self.event_dim - len(self.batch_shape)):  # sample axes, as when expanded
+            log_prob = jax.vmap(log_prob)
+        return log_prob(value)
 
     @property
     def support(self) -> Any:
@@ -169,7 +175,11 @@ def _promote(leaves: Sequence[Any], structure: Any, mapped: Sequence[bool]) -> d
 
 @functools.lru_cache(maxsize=1024)
 def _promotes(structure: Any, types: tuple, mapped: tuple[bool, ...]) -> bool:
-    """Whether NumPyro's own batching of this family gives draws of the right shape at an unmistakable lane count."""
+    """Whether NumPyro's own batching of this family gives every lane draws of its own, of the right shape.
+
+    Checked at an unmistakable lane count. The shape alone is not enough: with an `AffineTransform` whose shift is mapped
+    and a base that is not, one draw of the base is shifted N times, and a mixture may share its component.
+    """
     single = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
     batched = [
         jax.ShapeDtypeStruct((_PROBE, *shape) if m else shape, dtype)
@@ -177,9 +187,22 @@ def _promotes(structure: Any, types: tuple, mapped: tuple[bool, ...]) -> bool:
     ]
     shape, dtype = draw_type(single, structure)
     try:
-        out = jax.eval_shape(
-            lambda ls, key: draw(_promote(ls, structure, mapped), key), batched, abstract_key()
-        )
+        closed = jax.make_jaxpr(lambda ls, key: draw(_promote(ls, structure, mapped), key))(batched, abstract_key())
     except Exception:  # any failure of third-party batching means: use the general form
         return False
-    return tuple(out.shape) == (_PROBE, *shape) and out.dtype == dtype
+    (out,) = closed.out_avals
+    return tuple(out.shape) == (_PROBE, *shape) and out.dtype == dtype and _draws_per_lane(closed.jaxpr)
+
+
+_GENERATORS = frozenset({"random_bits", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform"})
+
+
+def _draws_per_lane(jaxpr: Any) -> bool:
+    """Whether every call of a random number generator has the lane axis (the probe is a prime number)."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in _GENERATORS and any(math.prod(v.aval.shape) % _PROBE for v in eqn.outvars):
+            return False
+        inner = (j.jaxpr if isinstance(j, ClosedJaxpr) else j for j in jaxprs_in_params(eqn.params))
+        if not all(map(_draws_per_lane, inner)):
+            return False
+    return True

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import numpyro.distributions as dist
 
-from probinf.errors import DataError, ProbinfWarning
-from probinf.language.checks import check_parameters, check_precision, check_values, constraint_text
-from probinf.language.known import Range, Stacked, bounds_of, statements_with_values
+from probinf.errors import DataError, ModelError, ProbinfWarning
+from probinf.language.checks import check_parameters, check_precision, check_values, constraint_text, family_name
+from probinf.language.known import Findings, Range, Stacked, bounds_of, findings
 from probinf.language.primitives import factor_p, observe_p, sample_p
 
 
@@ -30,7 +30,8 @@ def check_operands(program: Any, staged: Any, operands: Any) -> None:
     for name, value in arguments_of(program):
         if isinstance(value, np.ndarray):
             check_precision(f"Argument {name!r} of model {program.name!r}", value)
-    for eqn, values in statements_with_values(staged.closed, jax.tree.leaves(operands)):
+    found = findings(staged.closed, jax.tree.leaves(operands))
+    for eqn, values in found.statements:
         site = eqn.params["site"]
         if not site.name:
             continue
@@ -42,6 +43,7 @@ def check_operands(program: Any, staged: Any, operands: Any) -> None:
             continue
         leaves = [_array(x) for x in values[: eqn.params["count"]]]
         distribution = jax.tree.unflatten(eqn.params["structure"], leaves)
+        _check_factor(site, distribution, found)
         check_parameters(site.name, site.where, distribution)
         if eqn.primitive is observe_p and (value := _array(values[eqn.params["count"]])) is not None:
             if site.support is None and all(isinstance(x, np.ndarray) for x in values):
@@ -55,20 +57,22 @@ def check_reachable(program: Any) -> None:
     Bounds are followed from the supports of the sites through arithmetic; what cannot be followed is not reported.
     """
     sites = {info.name: info for info in program.sites}
-    for eqn, values in statements_with_values(program.staged.closed, jax.tree.leaves(program.operands)):
+    for eqn, values in findings(program.staged.closed, jax.tree.leaves(program.operands)).statements:
         if eqn.primitive not in (sample_p, observe_p) or not eqn.params["site"].name:
             continue
         distribution = jax.tree.unflatten(eqn.params["structure"], values[: eqn.params["count"]])
         for family, parameter, constraint, reached in _escapes(distribution):
-            parents = [f"{n!r} ({sites[n].site.family}, {constraint_text(sites[n].site.support)})" for n in
-                       sorted(reached.sites)]
-            many = len(parents) > 1
+            parents = [
+                f"{name!r} ({sites[name].site.family}: {constraint_text(sites[name].site.support)})"
+                for name in sorted(reached.sites)
+            ]
+            bounds = bounds_of(constraint)
+            side = "below" if bounds is not None and reached.low < bounds[0] else "above"
+            who, them = ("sites", "them") if len(parents) > 1 else ("site", "it")
             warnings.warn(
-                f"Site {eqn.params['site'].label}: the {parameter} of {family} is expected to be "
-                f"{constraint_text(constraint)}, but {'sites' if many else 'site'} {', '.join(parents)} can take it "
-                f"{'below' if reached.low < bounds_of(constraint)[0] else 'above'} that. Such draws are rejected. Give "
-                f"{'them' if many else 'it'} a prior on the right domain (HalfNormal, LogNormal, Beta), or transform the "
-                "value with jnp.exp, jax.nn.softplus or jax.nn.sigmoid.",
+                f"Site {eqn.params['site'].label}: the {parameter} of {family} must be {constraint_text(constraint)}, "
+                f"but {who} {', '.join(parents)} can take it {side} that. Such draws are rejected. Give {them} a prior "
+                "on the right domain (HalfNormal, LogNormal, Beta), or use jnp.exp, jax.nn.softplus or jax.nn.sigmoid.",
                 ProbinfWarning,
                 stacklevel=2,
             )
@@ -79,11 +83,11 @@ def warn_none_arguments(program: Any) -> None:
     missing = [name for name, value in arguments_of(program) if value is None]
     latent = [info.label for info in program.sites if info.kind == "sample" and info.site.is_unset]
     if missing and latent:
-        many = len(latent) > 1
+        names = ", ".join(map(repr, missing))
+        which = f"site {latent[0]} is" if len(latent) == 1 else f"sites {', '.join(latent[:6])} are"
         warnings.warn(
-            f"Model {program.name!r}: argument {', '.join(map(repr, missing))} is None, so {'sites' if many else 'site'} "
-            f"{', '.join(latent)} {'are' if many else 'is'} latent: drawn, not observed. Pass the data, or observe the "
-            "site with .given(...); without data the result is the prior.",
+            f"Model {program.name!r}: argument {names} is None, so {which} latent: drawn, not observed. Pass the data, "
+            "or observe with .given(...); without data the result is the prior.",
             ProbinfWarning,
             stacklevel=2,
         )
@@ -100,6 +104,23 @@ def arguments_of(program: Any) -> list[tuple[str, Any]]:
     return list(bound.arguments.items())
 
 
+def _check_factor(site: Any, distribution: Any, found: Findings) -> None:
+    """NumPyro keeps the Cholesky factor of a covariance, which is NaN where there is none."""
+    factor = distribution.__dict__.get("scale_tril")
+    if isinstance(factor, np.ndarray) and np.isnan(factor).any() and found.indefinite:
+        matrix = found.indefinite[-1]
+        if not np.isfinite(matrix).all():
+            why = "it holds NaN or infinite entries"
+        elif not np.allclose(matrix, np.swapaxes(matrix, -1, -2)):
+            why = "it is not symmetric"
+        else:
+            why = f"smallest eigenvalue {np.linalg.eigvalsh(matrix).min():.6g}"
+        raise ModelError(
+            f"Site {site.label}: the covariance of {family_name(distribution)} is not symmetric and positive definite: "
+            f"{why}. Average it with its transpose, and add a small multiple of the identity if it is singular."
+        )
+
+
 def _array(value: Any) -> Any:
     if isinstance(value, Stacked):
         return value.array
@@ -111,9 +132,10 @@ def _escapes(distribution: Any) -> Iterator[tuple[str, str, Any, Range]]:
     for parameter, constraint in distribution.arg_constraints.items():
         reached = distribution.__dict__.get(parameter)
         domain = bounds_of(constraint) if not dist.constraints.is_dependent(constraint) else None
-        if isinstance(reached, Range) and reached.sites and domain is not None:
-            if reached.low < domain[0] or reached.high > domain[1]:
-                yield type(distribution).__name__, parameter, constraint, reached
+        if not isinstance(reached, Range) or not reached.sites or domain is None:
+            continue
+        if reached.low < domain[0] or reached.high > domain[1]:
+            yield family_name(distribution), parameter, constraint, reached
     inner = getattr(distribution, "base_dist", None)
     if isinstance(inner, dist.Distribution):
         yield from _escapes(inner)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from probinf import _jax
-from probinf.errors import ModelError
+from probinf.errors import DataError, ModelError
 from probinf.language.hoisting import scan_hoisted
 from probinf.language.independence import Plan, independent_iterations
 from probinf.language.primitives import (
@@ -173,6 +173,13 @@ class Evaluator:
         consts, init, xs = operands[:n_consts], operands[n_consts : n_consts + n_carry], operands[n_consts + n_carry :]
         inside = {s.name for s in sites_of(body.jaxpr)}
         read = {name: value for name, value in values.items() if name in inside}
+        for name, value in read.items():
+            if jnp.shape(value)[:1] != (length,):
+                label = next(s.label for s in sites_of(body.jaxpr) if s.name == name)
+                raise DataError(
+                    f"Site {label} stands inside a loop of {length} iterations and takes values stacked along it; found "
+                    f"a value of shape {jnp.shape(value)}."
+                )
         carried, own = handler.loop(state, length)
 
         def run(carry: list, x: list, st: Any, now: Values) -> tuple[list, list, Any, Records]:
@@ -185,7 +192,8 @@ class Evaluator:
             if plan is not None:
                 carries, final = self.carries(plan, eqn, consts, init, xs, read)
                 fresh = handler.fresh(state)
-                _, ys, states, records = jax.vmap(lambda c, x, now: run(c, x, fresh, now))(carries, list(xs), read)
+                side_by_side = jax.vmap(lambda c, x, now: run(c, x, fresh, now), axis_size=length)
+                _, ys, states, records = side_by_side(carries, list(xs), read)
                 return [*final, *ys], handler.join(state, states), records
 
         def step(carry: Any, x: Any) -> tuple[Any, Any]:
@@ -307,6 +315,21 @@ def unsupported(eqn: Any) -> ModelError:
         f"Site {', '.join(inside) or '?'} stands inside the JAX primitive {eqn.primitive.name!r}, which cannot hold random "
         "choices. Legal around sites: jit, scan, fori_loop, while_loop, cond, switch, checkpoint, pi.plate, pi.vmap."
     )
+
+
+def refuse_unsupported(jaxpr: Any) -> None:
+    """Refuse sites inside primitives that no interpreter enters.
+
+    Raises:
+        ModelError: naming the sites and the primitive.
+    """
+    for eqn in jaxpr.eqns:
+        if eqn.primitive in STATEMENTS or not has_statements(eqn):
+            continue
+        if eqn.primitive not in (_jax.scan_p, _jax.cond_p, _jax.while_p, *_jax.CALLS):
+            raise unsupported(eqn)
+        for inner in _jax.jaxprs_in_params(eqn.params):
+            refuse_unsupported(_open(inner))
 
 
 def _open(jaxpr: Any) -> Any:

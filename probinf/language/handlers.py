@@ -18,6 +18,16 @@ def _zero() -> jax.Array:
     return jnp.zeros((), jnp.result_type(float))
 
 
+def _weighed(log_weight: jax.Array, log_factor: jax.Array) -> jax.Array:
+    """Add a score. An execution of weight zero keeps it: parameters met later may be impossible and their score NaN."""
+    dead = log_weight == -jnp.inf
+    return jnp.where(dead, log_weight, log_weight + log_factor.astype(log_weight.dtype))
+
+
+def _shape(distribution: Any) -> tuple[int, ...]:
+    return (*distribution.batch_shape, *distribution.event_shape)
+
+
 def _total(log_factor: Any) -> jax.Array:
     return jnp.sum(jnp.asarray(log_factor)).astype(jnp.result_type(float))
 
@@ -44,7 +54,7 @@ class Forward(Handler):
         return jax.random.fold_in(state["key"], self._count)
 
     def _weigh(self, state: Any, log_weight: Any) -> Any:
-        return {**state, "log_weight": state["log_weight"] + log_weight.astype(state["log_weight"].dtype)}
+        return {**state, "log_weight": _weighed(state["log_weight"], log_weight)}
 
     def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
         if value is None:
@@ -90,19 +100,25 @@ class Score(Handler):
 
     def assign(self, site: Site, distribution: Any, value: Any) -> tuple[Any, Any]:
         """The site's value and its contribution to the log density."""
+        expected = _shape(distribution)
+        if jnp.shape(value) != expected:
+            raise DataError(
+                f"Site {site.label}: the value has shape {jnp.shape(value)} where the site is drawn, expected {expected}."
+                " A value that broadcasts would be counted several times."
+            )
         return value, log_density(distribution, value)
 
     def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
         if value is None:
             raise DataError(f"Site {site.label} needs a value: the log density is of a full assignment.")
         value, log_weight = self.assign(site, distribution, value)
-        return value, state + log_weight.astype(state.dtype), _record(site, value)
+        return value, _weighed(state, log_weight), _record(site, value)
 
     def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
-        return state + log_density(distribution, value).astype(state.dtype), {}
+        return _weighed(state, log_density(distribution, value)), {}
 
     def factor(self, site: Site, log_factor: Any, state: Any) -> tuple[Any, Records]:
-        return state + _total(log_factor), {}
+        return _weighed(state, _total(log_factor)), {}
 
     def deterministic(self, site: Site, value: Any, state: Any) -> tuple[Any, Records]:
         return state, _record(site, value)
@@ -117,7 +133,8 @@ class Score(Handler):
         return jnp.zeros_like(state)
 
     def join(self, state: Any, states: Any) -> Any:
-        return state + jnp.sum(states, axis=0)
+        dead = jnp.any(states == -jnp.inf)
+        return _weighed(state, jnp.where(dead, jnp.asarray(-jnp.inf, states.dtype), jnp.sum(states)))
 
 
 class ScoreUnconstrained(Score):
@@ -249,6 +266,11 @@ class Condition(Handler):
                 bind_observe(site, distribution, value)
             return value, state, {}
         prior = self.priors.get(site.name, distribution)
+        if _shape(prior) != _shape(distribution):
+            raise DataError(
+                f"with_prior: site {site.label} stands inside a loop, where its shape is {_shape(distribution)}; the new "
+                f"prior has shape {_shape(prior)}. Pass parameters that vary along the loop as the loop's inputs."
+            )
         (value,) = bind_sample(site, prior)
         return value, state, (_record(site, value) if self.record else {})
 

@@ -9,7 +9,7 @@ unknown, and nothing is said about it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,14 +47,28 @@ class Stacked:
 Value = Any
 
 
-def statements_with_values(closed: _jax.ClosedJaxpr, operands: Sequence[Any]) -> Iterator[tuple[Any, list[Value]]]:
-    """Every statement that is certainly reached, with what is known of its operands.
+@dataclasses.dataclass
+class Findings:
+    """What a pass over a program found.
+
+    Attributes:
+        statements: the statements that are certainly reached, with what is known of their operands.
+        indefinite: known matrices without a Cholesky factor.
+    """
+
+    statements: list[tuple[Any, list[Value]]] = dataclasses.field(default_factory=list)
+    indefinite: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+
+def findings(closed: _jax.ClosedJaxpr, operands: Sequence[Any]) -> Findings:
+    """One pass over a program.
 
     Branches of a conditional and bodies of while loops are left out: they may never run.
     """
-    found: list[tuple[Any, list[Value]]] = []
-    _frame(closed.jaxpr, closed.consts, [_host(x) for x in operands], [False] * len(closed.jaxpr.outvars), found)
-    yield from found
+    found = Findings()
+    wanted = [False] * len(closed.jaxpr.outvars)
+    _frame(closed.jaxpr, closed.consts, [_host(x) for x in operands], wanted, found)
+    return found
 
 
 def _host(x: Any) -> Value:
@@ -63,7 +77,9 @@ def _host(x: Any) -> Value:
     return np.asarray(x)
 
 
-def _frame(jaxpr: Any, consts: Sequence[Any], args: Sequence[Value], wanted: Sequence[bool], found: list) -> list[Value]:
+def _frame(
+    jaxpr: Any, consts: Sequence[Any], args: Sequence[Value], wanted: Sequence[bool], found: Findings
+) -> list[Value]:
     needed = {v for v, w in zip(jaxpr.outvars, wanted, strict=True) if w and not isinstance(v, _jax.Literal)}
     for eqn in reversed(jaxpr.eqns):
         if has_statements(eqn) or any(v in needed for v in eqn.outvars):
@@ -82,15 +98,19 @@ def _frame(jaxpr: Any, consts: Sequence[Any], args: Sequence[Value], wanted: Seq
     return [read(v) if w else None for v, w in zip(jaxpr.outvars, wanted, strict=True)]
 
 
-def _equation(eqn: Any, operands: list[Value], wanted: list[bool], found: list) -> list[Value]:
+def _equation(eqn: Any, operands: list[Value], wanted: list[bool], found: Findings) -> list[Value]:
     unknown: list[Value] = [None] * len(eqn.outvars)
     if eqn.primitive in STATEMENTS:
-        found.append((eqn, operands))
+        found.statements.append((eqn, operands))
         if eqn.primitive is sample_p:
             return [range_of(eqn.params["site"])]
         return [operands[0]] if eqn.primitive is deterministic_p else []
     if eqn.primitive in _jax.CALLS:
         inner = _jax.callee(eqn)
+        if eqn.params.get("name") == "cholesky" and isinstance(operands[0], np.ndarray) and _is_skew(operands[0]):
+            # JAX takes the symmetric part of whatever it is given.
+            found.indefinite.append(operands[0])
+            return [np.full(operands[0].shape, np.nan)]
         return _frame(inner.jaxpr, inner.consts, operands, wanted, found)
     if eqn.primitive is _jax.scan_p:
         if not has_statements(eqn):
@@ -108,10 +128,28 @@ def _equation(eqn: Any, operands: list[Value], wanted: list[bool], found: list) 
         return unknown
     if len(eqn.outvars) != 1 or any(x is None for x in operands):
         return unknown
+    if eqn.primitive.name == "iota":
+        shape, axis = eqn.params["shape"], eqn.params["dimension"]
+        return [_broadcast(np.arange(shape[axis], dtype=eqn.params["dtype"]), shape, (axis,))]
+    if eqn.primitive.name == "cholesky" and isinstance(operands[0], np.ndarray):
+        return [_cholesky(operands[0], found)]
     return [_apply(eqn.primitive.name, eqn.params, operands)]
 
 
-# -- tables -------------------------------------------------------------------------------------------------------------
+def _is_skew(matrix: np.ndarray) -> bool:
+    mirror = np.swapaxes(matrix, -1, -2)
+    return bool((np.abs(matrix - mirror) > 1e-5 * np.abs(matrix).max(initial=0.0)).any())
+
+
+def _cholesky(matrix: np.ndarray, found: Findings) -> np.ndarray:
+    try:
+        return np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        found.indefinite.append(matrix)
+        return np.full(matrix.shape, np.nan)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
 
 #: Increasing functions: name -> (function, least argument).
 _INCREASING: dict[str, tuple[Callable, float]] = {
@@ -159,6 +197,7 @@ _MOVES: dict[str, Callable[[np.ndarray, dict], np.ndarray]] = {
     "broadcast_in_dim": lambda x, p: _broadcast(x, p["shape"], p["broadcast_dimensions"]),
 }
 
+
 def _broadcast(x: np.ndarray, shape: tuple[int, ...], dimensions: tuple[int, ...]) -> np.ndarray:
     sizes = [1] * len(shape)
     for axis, size in zip(dimensions, x.shape, strict=True):
@@ -169,10 +208,11 @@ def _broadcast(x: np.ndarray, shape: tuple[int, ...], dimensions: tuple[int, ...
 def _apply(name: str, params: dict, operands: list[Value]) -> Value:
     with np.errstate(all="ignore"):
         if all(isinstance(x, np.ndarray | np.generic) for x in operands):
-            return _on_arrays(name, params, [np.asarray(x) for x in operands])
-        if len(operands) == 1 and isinstance(operands[0], Stacked):
-            if name in _INCREASING or name in ("neg", "convert_element_type", "abs"):
-                return Stacked(_on_arrays(name, params, [operands[0].array]))
+            result = _on_arrays(name, params, [np.asarray(x) for x in operands])
+            return None if result is None else np.asarray(result)  # NumPy makes scalars of arrays without axes
+        is_elementwise = name in _INCREASING or name in ("neg", "convert_element_type", "abs")
+        if isinstance(operands[0], Stacked) and is_elementwise:
+            return Stacked(_on_arrays(name, params, [operands[0].array]))
         return _on_ranges(name, params, [_whole(x) for x in operands])
 
 

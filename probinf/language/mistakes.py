@@ -39,13 +39,19 @@ def explain(model: str, *, final: bool) -> Iterator[None]:
     except ProbinfError:
         raise
     except Exception as error:
-        is_concrete_needed = isinstance(error, (jax.errors.ConcretizationTypeError, *_CONVERSIONS))
-        if is_concrete_needed and not final:
-            raise
+        if not final:
+            if isinstance(error, (jax.errors.ConcretizationTypeError, *_CONVERSIONS)):
+                raise
+            if "concrete values of integer type" in str(error):
+                raise ConcreteNeeded from error
         said = _translate(model, error)
         if said is None:
             raise
         raise said from None
+
+
+class ConcreteNeeded(Exception):  # a signal between stages of the library, never seen by users
+    """A shape depends on an argument: stage once more with the arguments as constants."""
 
 
 def shortened(error: ProbinfError) -> ProbinfError:
@@ -66,7 +72,9 @@ def _translate(model: str, error: Exception) -> ProbinfError | None:
     place = _Place.of(error)
     if isinstance(error, jax.errors.TracerBoolConversionError):
         return _python_branch(model, place)
-    if isinstance(error, _CONVERSIONS):
+    if isinstance(error, _CONVERSIONS) or (
+        isinstance(error, jax.errors.ConcretizationTypeError) and re.match(r"(float|int|complex)\(", place.expression)
+    ):
         return _numpy_function(model, place)
     if isinstance(error, jax.errors.ConcretizationTypeError):
         return _python_number(model, place)
@@ -79,9 +87,13 @@ def _translate(model: str, error: Exception) -> ProbinfError | None:
         return _parameter(place, error)
     if isinstance(error, TypeError) and "carry" in str(error) and "type" in str(error):
         return _carry(model, place, error)
-    if isinstance(error, TypeError | ValueError):
+    if "concrete values of integer type" in str(error):
+        return _python_number(model, place)
+    if isinstance(error, TypeError | ValueError) and not place.code.startswith("raise"):
         if data := place.not_numeric():
-            return ArgumentTypeError(f"Model {model!r}, {place}: {data} Encode strings and categories as integers first.")
+            return ArgumentTypeError(
+                f"Model {model!r}, {place}: {data} Encode strings and categories as integers first."
+            )
         if "as an abstract array" in str(error) or "not a valid JAX" in str(error):
             return ArgumentTypeError(
                 f"Model {model!r}, {place}: something here is not a number or an array of numbers. Encode strings and "
@@ -92,7 +104,7 @@ def _translate(model: str, error: Exception) -> ProbinfError | None:
     return None
 
 
-# -- where --------------------------------------------------------------------------------------------------------------
+# -- where -------------------------------------------------------------------------------------------------------------
 
 
 class _Place:
@@ -108,7 +120,7 @@ class _Place:
         traceback = error.__traceback__
         while traceback is not None:
             frame = traceback.tb_frame
-            if is_user_file(frame.f_code.co_filename):
+            if is_user_file(frame.f_code.co_filename) and not frame.f_locals.get("__tracebackhide__"):
                 found = _Place(frame, traceback.tb_lineno, traceback.tb_lasti)
             traceback = traceback.tb_next
         return found
@@ -158,7 +170,7 @@ class _Place:
         values = [v for v in jax.tree.leaves(list(self.operands().values())) if isinstance(v, jax.core.Tracer)]
         names = sorted({s.name for v in values for s in _jax.statements_behind(v) if s.name})
         if names:
-            return f" that depends on site {_listed(names)}"
+            return f" that depends on site{'s' if len(names) > 1 else ''} {_listed(names)}"
         drawn = [site.name for site, _ in statements.sites_so_far()]
         return f" that depends on a draw (drawn so far: {_listed(drawn)})" if drawn else " that depends on an argument"
 
@@ -202,15 +214,16 @@ def _local(error: BaseException, function: str, name: str) -> Any:
     return found
 
 
-# -- what and the remedy ------------------------------------------------------------------------------------------------
+# -- what and the remedy -----------------------------------------------------------------------------------------------
 
 
 def _python_branch(model: str, place: _Place) -> ModelError:
     word = re.match(r"\s*(if|elif|while|assert)\b", place.code)
     what = f"a Python `{word.group(1)}`" if word else "a Python `if`, `and`, `or` or `not`"
     return ModelError(
-        f"Model {model!r}, {place}: {what} looks at a value{place.sites()}, which is not known while the model is read. "
-        "Use jnp.where, jax.lax.cond, jax.lax.while_loop or a mixture distribution; & and | in place of `and` and `or`."
+        f"Model {model!r}, {place}: {what} looks at a value{place.sites()}, which is not known while the "
+        "model is read. Use jnp.where, jax.lax.cond, jax.lax.while_loop or a mixture distribution; "
+        "& and | in place of `and` and `or`."
     )
 
 
@@ -224,9 +237,13 @@ def _numpy_function(model: str, place: _Place) -> ModelError:
         instead = f"{library}.{attribute}"
         what = f"{name} needs the number itself, and is given a value"
     elif name in ("float", "int", "range", "complex"):
-        instead, what = f"the value without {name}(...)", f"{name}(...) needs a number, and is given a value"
+        what = f"{name}(...) needs a number, and is given a value"
+        instead = "lax.fori_loop or lax.scan" if name == "range" else f"the value without {name}(...)"
     else:
-        instead, what = "jax.numpy (jnp), also for the array that is indexed", "NumPy or Python indexing is given a value"
+        instead, what = (
+            "jax.numpy (jnp), also for the array that is indexed",
+            "NumPy or Python indexing is given a value",
+        )
     return ModelError(
         f"Model {model!r}, {place}: {what}{place.sites()}, which is not known while the model is read. Use {instead}."
     )
@@ -234,8 +251,9 @@ def _numpy_function(model: str, place: _Place) -> ModelError:
 
 def _python_number(model: str, place: _Place) -> ModelError:
     return ModelError(
-        f"Model {model!r}, {place}: a plain Python number is needed, and is given a value{place.sites()}. Shapes and loop "
-        "lengths must be fixed: pass them to the model as Python integers, or use jnp.where on arrays of fixed length."
+        f"Model {model!r}, {place}: a plain Python number is needed, and is given a value{place.sites()}. Shapes "
+        "and loop lengths must be fixed: pass them to the model as Python integers, "
+        "or use jnp.where on arrays of fixed length."
     )
 
 
@@ -280,8 +298,8 @@ def _shapes(model: str, place: _Place, error: Exception) -> ModelError:
     where = f"{place.site} of model {model!r}" if place.names_site else f"Model {model!r}, {place.at}"
     return ModelError(
         f"{where}: shapes do not fit in `{_clip(place.code, _MOST_CODE)}`: "
-        f"{_clip(lines[0] if lines else '', 160).rstrip('.')}.{f' Here: {here}.' if here else ''}{known} Insert axes with "
-        "x[:, None], or draw the sites in plates of the same name and size."
+        f"{_clip(lines[0] if lines else '', 160).rstrip('.')}.{f' Here: {here}.' if here else ''}{known} Insert axes "
+        "with x[:, None], or draw the sites in plates of the same name and size."
     )
 
 

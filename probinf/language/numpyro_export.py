@@ -30,8 +30,8 @@ def numpyro_model(staged: Staged, operands: Any) -> Callable[[], Any]:
     for info in staged.sites:
         if None in info.loops:
             raise ModelError(
-                f"Site {info.label} stands inside a while loop, for which NumPyro has no counterpart. Write the loop as "
-                "lax.scan with a fixed length to export the model."
+                f"Site {info.label} stands inside a while loop, for which NumPyro has no counterpart. Write the loop "
+                "as lax.scan with a fixed length to export the model."
             )
 
     def model() -> Any:
@@ -103,8 +103,6 @@ class _Exporter(Evaluator):
                 f"Site {', '.join(names)} stands in a switch of {len(branches)} branches; NumPyro's cond has two. "
                 "Write nested lax.cond to export the model."
             )
-        otherwise, chosen = (
-            lambda a, b=b: self.frame(b.jaxpr, b.consts, a, (), {})[0] for b in branches
-        )
+        otherwise, chosen = (lambda a, b=b: self.frame(b.jaxpr, b.consts, a, (), {})[0] for b in branches)
         outs = numpyro.contrib.control_flow.cond(jnp.asarray(index) != 0, chosen, otherwise, list(args))
         return list(outs), state, {}

@@ -33,14 +33,14 @@ from probinf.language.statements import Plate
 
 #: What NumPyro offers and programs do not: feature -> the reason and what to write instead.
 UNSUPPORTED = {
-    "numpyro.param": "a parameter to optimise has no prior; use numpyro.sample, or numpyro.handlers.lift to give it one.",
-    "numpyro.module": "neural network parameters have no prior; draw them with numpyro.sample, or pass them as arguments.",
-    "numpyro.primitives.mutable": "a program has no state beside its draws; carry the value through scan, or pass it as an argument.",
+    "numpyro.param": "a parameter to optimise has no prior; use numpyro.sample, or handlers.lift to give it one.",
+    "numpyro.module": "network parameters have no prior; draw them with numpyro.sample, or pass them as arguments.",
+    "numpyro.primitives.mutable": "a program has no state beside its draws; carry the value through scan.",
     "numpyro.prng_key": "programs hold no keys; draw with numpyro.sample.",
     "plate(subsample_size=...)": "a program denotes the full data; leave subsample_size out.",
-    "handlers.scale on a latent site": "a scaled prior density cannot be drawn from; scale observed sites or factors only.",
+    "handlers.scale on a latent site": "a scaled prior cannot be drawn from; scale observed sites or factors only.",
     "handlers.mask on a latent site": (
-        "a masked draw has no proper prior; leave the mask off (unused entries keep their prior), or mask observed sites."
+        "a masked draw has no proper prior; leave the mask off (unused entries keep their prior), mask observed sites."
     ),
     "handlers.block on a latent site": "a hidden draw cannot be inferred; remove the block, or pass the value in.",
     "handlers.replay around scan": "use numpyro.handlers.condition or substitute with stacked values.",
@@ -249,13 +249,11 @@ def _refuse_key() -> None:
     frame = sys._getframe(1)
     while frame is not None and frame.f_code is not numpyro.primitives.prng_key.__code__:
         frame = frame.f_back
-    caller = frame.f_back if frame is not None else None
-    handler = caller.f_locals.get("self") if caller is not None else None
-    if isinstance(handler, numpyro.handlers.uncondition):
+    asking = frame.f_back.f_locals if frame is not None and frame.f_back is not None else {}
+    if isinstance(asking.get("self"), numpyro.handlers.uncondition):
         return
-    if isinstance(handler, numpyro.handlers.block):
-        assert caller is not None
-        raise unsupported("handlers.block on a latent site", _label({"name": caller.f_locals["msg"].get("name", "?")}))
+    if isinstance(asking.get("self"), numpyro.handlers.block):
+        raise unsupported("handlers.block on a latent site", _label({"name": asking["msg"].get("name", "?")}))
     raise unsupported("numpyro.prng_key", caller())
 
 
@@ -265,11 +263,13 @@ def called_with_obs() -> bool:
     return "obs=" in text.replace(" ", "")
 
 
-# -- loops and branches -------------------------------------------------------------------------------------------------
+# -- loops and branches ------------------------------------------------------------------------------------------------
 
 
 def _control_flow(msg: Any) -> None:
-    nothing = types.SimpleNamespace(trace={})  # NumPyro repeats these messages outside of the loop; ours are emitted inside
+    nothing = types.SimpleNamespace(
+        trace={}
+    )  # NumPyro repeats these messages outside of the loop; ours are emitted inside
     if len(msg["args"]) == 5:
         carry, ys = _scan(*msg["args"], given=msg["kwargs"]["substitute_stack"])
         msg["value"] = ((msg["args"][3], None, carry), (nothing, ys))
@@ -337,7 +337,7 @@ def _without(*kinds: type) -> Iterator[None]:
         stack[:] = before
 
 
-# -- at the door --------------------------------------------------------------------------------------------------------
+# -- at the door -------------------------------------------------------------------------------------------------------
 
 
 def from_numpyro(model: Callable, *args: Any, **kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from probinf.errors import ArgumentTypeError, DataError, ProbinfError, UnknownNameError
-from probinf.language.checks import as_data, check_values, empty
+from probinf.language.checks import as_data, check_values, empty, shape_remedy
 from probinf.language.door import check_operands
 from probinf.language.handlers import Forward, Score
 from probinf.language.mistakes import shortened
@@ -159,6 +159,16 @@ class Program:
             raise UnknownNameError(name, latent, "latent site", f"model {self.name!r}")
         return Unconstrained(self.name, self.staged, self.operands, names)
 
+    def to_numpyro(self) -> Callable[[], Any]:
+        """The same model for NumPyro: a function without arguments, data included, with equal log density.
+
+        Raises:
+            ModelError: a site inside a while loop or a switch of more than two branches.
+        """
+        from probinf.language.numpyro_export import numpyro_model
+
+        return numpyro_model(self.staged, self.operands)
+
     def simulate(self, seed: Any = 0, num_draws: int | None = None) -> dict[str, jax.Array]:
         """Draw from the prior predictive: every latent site, a replicate of every observed one, named values.
 
@@ -200,10 +210,12 @@ def _checked(model_name: str, info: SiteInfo, value: Any) -> jax.Array:
         raise empty(f"Site {info.label} of model {model_name!r}", value.shape)
     if tuple(value.shape) != info.shape:
         loops = len([n for n in info.loops if n is not None])
-        axes = [f"{n} ({'loop' if i < loops else d or 'axis'})" for i, (n, d) in enumerate(zip(info.shape, info.dims, strict=True))]
+        names = ["loop" if i < loops else d or "axis" for i, d in enumerate(info.dims)]
+        axes = [f"{n} ({name})" for n, name in zip(info.shape, names, strict=True)]
         raise DataError(
             f"Site {info.label} of model {model_name!r}: the value given has shape {tuple(value.shape)}, expected "
-            f"{info.shape}" + (f", that is {' x '.join(axes)}." if axes else ".")
+            f"{info.shape}" + (f", that is {' x '.join(axes)}. " if axes else ". ")
+            + shape_remedy(tuple(value.shape), info.shape)
         )
     if not isinstance(value, jax.core.Tracer):
         check_values(info.site, np.asarray(value))

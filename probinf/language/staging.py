@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from probinf import _jax
-from probinf.language.evaluate import evaluate
+from probinf.language.evaluate import evaluate, refuse_unsupported
 from probinf.language.handlers import Condition
-from probinf.language.mistakes import explain
+from probinf.language.mistakes import ConcreteNeeded, explain
 from probinf.language.numpyro_models import Translate
 from probinf.language.sites import SiteInfo, check_unique, sites_of
 from probinf.language.statements import staging
@@ -97,6 +97,7 @@ _CONCRETE_NEEDED = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
     jax.errors.NonConcreteBooleanIndexError,
+    ConcreteNeeded,
 )
 _cache: collections.OrderedDict[Any, Staged] = collections.OrderedDict()
 _CACHE_SIZE = 512
@@ -151,6 +152,7 @@ def _stage_plain(name: str, function: Callable, arguments: Arguments, dynamic: A
             return jax.tree.map(_jax.as_strong, function(*args, **kwargs))
 
     closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*(dynamic if dynamic is not None else ()))
+    refuse_unsupported(closed.jaxpr)
     sites = sites_of(closed.jaxpr)
     check_unique(name, sites)
     return Staged(name, closed, jax.tree.structure(shapes), sites)

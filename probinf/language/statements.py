@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 
 from probinf import _jax
 from probinf.errors import ArgumentError, ArgumentTypeError, DataError, ModelError
-from probinf.language.checks import as_data, check_parameters, check_values, observed_value
+from probinf.language.checks import check_parameters, family_name, observed_value
 from probinf.language.places import caller
 from probinf.language.primitives import Site, bind_factor, bind_observe, bind_sample, deterministic_p
 
@@ -73,12 +73,13 @@ def _within(**changes: Any) -> Iterator[None]:
         _context.reset(reset)
 
 
-def _current(statement: str) -> Context:
+def _current(statement: str, name: Any = "") -> Context:
     context = _context.get()
     if context is None:
         raise ModelError(
-            f"pi.{statement} was called outside of a model. Decorate the function with @pi.model and run the program: "
-            "pi.infer(model(...), method, seed=0) or model(...).simulate(seed=0)."
+            f"pi.{statement}({repr(name) if name else ''}) was called outside of a model. Decorate "
+            "the function with @pi.model and run the program: pi.infer(model(...), method, seed=0) or "
+            "model(...).simulate(seed=0)."
         )
     return context
 
@@ -119,13 +120,13 @@ def draw_at(site: Site, distribution: dist.Distribution) -> jax.Array:
     """
     context = _current("sample")
     token = () if context.token is None else (context.token,)
-    if not token and _jax.inside_plain_vmap():
-        if not any(_is_mapped(x) for x in jax.tree.leaves(distribution)):
-            raise ModelError(
-                f"Site {site.label} is drawn under jax.vmap, but nothing in its distribution differs between the "
-                "lanes: all of them would share one draw. Use `with pi.plate(name, size):`, or pi.vmap in place of "
-                "jax.vmap, for independent draws."
-            )
+    is_mapped = bool(token) or any(_is_mapped(x) for x in jax.tree.leaves(distribution))
+    if not is_mapped and _jax.inside_plain_vmap():
+        raise ModelError(
+            f"Site {site.label} is drawn under jax.vmap, but nothing in its distribution differs between the lanes: "
+            "all of them would share one draw. Use `with pi.plate(name, size):`, or pi.vmap in place of jax.vmap, for "
+            "independent draws."
+        )
     try:
         (value,) = bind_sample(site, distribution, *token)
     except NotImplementedError:
@@ -158,7 +159,7 @@ def factor(name: str, log_factor: Any) -> None:
 
 def deterministic(name: str, value: Any) -> jax.Array:
     """Name a computed value so that it appears among the results."""
-    context = _current("deterministic")
+    context = _current("deterministic", name)
     value = _jax.as_strong(value)
     names = [p.name for p in sorted(context.plates, key=lambda p: p.dim)]
     dims = tuple(names) if value.ndim >= len(names) else ()
@@ -178,7 +179,7 @@ def plate(name: str, size: int, *, dim: int | None = None) -> Iterator[jax.Array
     Yields:
         The indices 0..size-1.
     """
-    context = _current("plate")
+    context = _current("plate", name)
     if isinstance(size, bool) or not isinstance(size, int | np.integer):
         raise ArgumentTypeError(f"plate {name!r}: size must be a Python integer, found {type(size).__name__}.")
     if size < 1:
@@ -235,10 +236,11 @@ def vmap(function: Callable, in_axes: Any = 0, out_axes: Any = 0, *, axis_size: 
 
 def full_name(name: Any, statement: str) -> str:
     """A site's name under the scopes that are open."""
-    context = _current(statement)
+    context = _current(statement, name)
     if not isinstance(name, str) or not name:
         raise ArgumentTypeError(
-            f"pi.{statement} ({caller()}): the first argument is the site's name, a non-empty string; found {name!r}."
+            f"pi.{statement} ({caller()}): the first argument is the site's name, a non-empty string; found "
+            f"{repr(name) if isinstance(name, str) else type(name).__name__}."
         )
     return context.scope + name
 
@@ -263,7 +265,7 @@ def site_of(
     if not isinstance(distribution, dist.Distribution):
         raise ArgumentTypeError(
             f"Site {full!r} ({where}): expected a NumPyro distribution, found {type(distribution).__name__}. "
-            "Write numpyro.distributions.Delta(value) for a known value."
+            f"Use pi.deterministic({name!r}, value) for a known value."
         )
     plates = (*context.plates, *plates)
     check_parameters(full, where, distribution)
@@ -283,13 +285,6 @@ def site_of(
     )
     context.sites.append((site, tuple(distribution.batch_shape) + tuple(distribution.event_shape)))
     return site, distribution
-
-
-def family_name(distribution: dist.Distribution) -> str:
-    """The class of a distribution, below expansions and masks."""
-    while isinstance(distribution, dist.ExpandedDistribution | dist.MaskedDistribution | dist.Independent):
-        distribution = distribution.base_dist
-    return type(distribution).__name__
 
 
 def _expand(name: str, where: str, distribution: Any, plates: tuple[Plate, ...]) -> Any:

@@ -12,7 +12,7 @@ from probinf.plots.marginal import plot_marginal
 from probinf.plots.style import ESTIMATE, THIRD, TRUTH, normalised_weights, style
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 _MAX_POINTS = 2000
 

@@ -36,23 +36,25 @@ class Angular(dist.Distribution):
         Mardia & Jupp (2000), Directional Statistics, section 3.5.7.
     """
 
-    arg_constraints: ClassVar[dict] = {"loc": dist.constraints.real, "scale": dist.constraints.positive}
-    support = dist.constraints.circular
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": dist.constraints.real, "scale": dist.constraints.positive}
+    support: Any = dist.constraints.circular
     reparametrized_params: ClassVar[list[str]] = ["loc", "scale"]
 
     def __init__(self, loc: Any, scale: Any, *, validate_args: bool | None = None) -> None:
+        self.loc: Any
+        self.scale: Any
         self.loc, self.scale = promote_shapes(loc, scale)
         batch_shape = jax.lax.broadcast_shapes(jnp.shape(loc), jnp.shape(scale))
         super().__init__(batch_shape=batch_shape, validate_args=validate_args)
 
-    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Angles in (-pi, pi], radians."""
         shape = (*sample_shape, *self.batch_shape)
         loc, scale = jnp.broadcast_to(self.loc, shape), jnp.broadcast_to(self.scale, shape)
         return wrap(loc + scale * jax.random.normal(key, shape, loc.dtype))
 
     @validate_sample
-    def log_prob(self, value: Any) -> jax.Array:
+    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Log density per radian; periodic in `value`."""
         shape = jax.lax.broadcast_shapes(jnp.shape(value), self.batch_shape)
         loc, scale = jnp.broadcast_to(self.loc, shape), jnp.broadcast_to(self.scale, shape)

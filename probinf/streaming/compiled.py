@@ -82,10 +82,10 @@ def advance(
     channel: Channel | None,
     state: Any,
     dt: jax.Array,
-    value: jax.Array | None,
-    observed: jax.Array | None,
-    inputs: jax.Array | None,
-    control: jax.Array | None,
+    value: Any,
+    observed: Any,
+    inputs: Any,
+    control: Any,
 ) -> tuple[Any, UpdateInfo]:
     """Predict over `dt` (not at all for 0) and update; on a fault the state is the one before both."""
     moved = jax.lax.cond(dt > 0.0, lambda s: method.predict(s, system, dt, control), lambda s: s, state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
@@ -101,18 +102,20 @@ class Door:
             given = log.value_shapes[name]
             if given != channel.value_shape and not _same_scalar(given, channel.value_shape):
                 raise DataError(f"{where}: expected values of shape {channel.value_shape}, the log has {given}.")
+            channels.append(channel)
+            if not len(rows):  # a slice of a longer log in which this sensor is silent
+                continue
             size = int(np.prod(channel.value_shape, dtype=int))
             values, observed = log.values[rows, :size], log.observed[rows, :size]
             self._check_missing(name, observed, rows)
             shape = (len(rows), *channel.value_shape)
             self._check_support(name, values.reshape(shape), observed.reshape(shape), rows)
-            channels.append(channel)
         return tuple(channels)
 
     def _array(self, name: str, value: Any, batch: tuple[int, ...], *, allow_nan: bool = False) -> Any:
         if not is_concrete(value):
             return value
-        if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended):
             raise ArgumentTypeError(f"{name}: expected real numbers, found dtype {value.dtype}.")
         array = as_floats(name, value)
         if array.shape[: len(batch)] != batch:

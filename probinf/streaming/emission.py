@@ -15,7 +15,9 @@ from probinf.streaming.log import Log
 from probinf.streaming.system import System
 
 
-def observe_log(system: System, log: Log, *, t0: float | None = None, together: float = 0.0, name: str = "x") -> jax.Array:
+def observe_log(
+    system: System, log: Log, *, t0: float | None = None, together: float = 0.0, name: str = "x"
+) -> jax.Array:
     """Draw the states at the times of a log and observe its events, inside a model.
 
     Emits a site `{name}0` for the state at `t0`, a site `{name}` of shape (T, d) for the states at the T distinct times
@@ -95,7 +97,9 @@ def _observe(system: System, log: Log, x: jax.Array, events: Any, name: str) -> 
         for sensor in log.sensors:
             shape, input_shape = log.value_shapes[sensor], log.input_shapes[sensor]
 
-            def score(x: Any, v: Any, o: Any, u: Any, sensor: str = sensor, shape: Any = shape, given: Any = input_shape) -> Any:
+            def score(
+                x: Any, v: Any, o: Any, u: Any, sensor: str = sensor, shape: Any = shape, given: Any = input_shape
+            ) -> Any:
                 size = int(np.prod(shape, dtype=int))
                 wanted = None if given is None else u[: int(np.prod(given, dtype=int))].reshape(given)
                 value, seen = v[:size].reshape(shape), o[:size].reshape(shape)

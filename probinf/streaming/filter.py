@@ -14,6 +14,7 @@ from probinf.representations.concrete import default_float, is_concrete
 from probinf.streaming import compiled
 from probinf.streaming.compiled import Channel, Evidence, MethodKey, Traces
 from probinf.streaming.door import Door
+from probinf.streaming.finish import assemble, broken, first_fault
 from probinf.streaming.late import insert, remember
 from probinf.streaming.log import Log
 from probinf.streaming.method import AbstractFilterMethod, Fault, UpdateInfo
@@ -38,6 +39,7 @@ class Filter:
             info and end a run there.
 
     Attributes:
+        claim: the method's claim for this system.
         num_compiles: how many functions calls of this filter have compiled so far.
     """
 
@@ -56,7 +58,7 @@ class Filter:
         self.num_compiles = 0
         self._door = Door(system)
         self._method_key = MethodKey(method)
-        self._claim = method.claim(system)
+        self.claim = method.claim(system)
 
     # -- one event at a time ----------------------------------------------------------------------------------------
 
@@ -192,8 +194,13 @@ class Filter:
         values = np.where(log.observed, log.values, 0.0)
         events = (dts, log.sensor_index, values, log.observed, log.inputs, controls)
         state, evidence, trail = self._scan(channels, belief, events, keep_states)
-        end = log.times[-1] if len(log) else belief.time
-        return self._finish(log, belief, self._belief(state, evidence, np.float64(end)), trail)
+        end = self._belief(state, evidence, np.float64(log.times[-1] if len(log) else belief.time))
+        stop = first_fault(trail)
+        if stop is None:
+            return assemble(self, log, end, trail)
+        # What comes after a broken step is not worth having, and the belief before it is on the way.
+        done = self.run(log[:stop], belief=belief, keep_states=keep_states, allow_empty=True)
+        return broken(self, log, done, int(np.asarray(trail.info.fault)[stop]))
 
     def smooth(self, log: Any, key: int | jax.Array = 0, t0: float | None = None) -> SmootherRun:
         """Means and covariances at every event given all events of the log (arguments as in `run`).
@@ -206,6 +213,8 @@ class Filter:
             raise ArgumentError(f"smooth: {type(self.method).__name__} has no smoother.")
         log = log if isinstance(log, Log) else Log(log)
         run = self.run(log, key, t0, keep_states=True)
+        if not len(run):
+            raise InferenceError(f"smooth: nothing to smooth; {' '.join(run.warnings)}")
         dts = log.dt(t0)[: len(run)].astype(self.system.dtype)
         controls = None if log.controls is None else jnp.asarray(log.controls[: len(run)], self.system.dtype)
         before = Traces.count
@@ -257,7 +266,7 @@ class Filter:
         return self.system.recipe.key, self._method_key.static
 
     def _belief(self, state: Any, evidence: Evidence, time: Any, history: tuple = ()) -> StreamBelief:
-        return StreamBelief.assemble(state, self.method, evidence, time, history, self._claim)
+        return StreamBelief.assemble(state, self.method, evidence, time, history, self.claim)
 
     def _step_to(self, belief: StreamBelief, t: Any, sensor: str | None) -> tuple[np.float64, np.float64]:
         if not isinstance(belief, StreamBelief):
@@ -325,45 +334,6 @@ class Filter:
         )
         self.num_compiles += Traces.count - before
         return out
-
-    def _finish(self, log: Log, start: StreamBelief, belief: StreamBelief, trail: compiled.Trail) -> FilterRun:
-        n, fault = len(log), 0
-        if is_concrete(trail.info.fault):
-            faults = np.flatnonzero(np.asarray(trail.info.fault))
-            if len(faults):
-                n = int(faults[0])
-                fault = int(np.asarray(trail.info.fault)[n])
-        if n < len(log):  # what comes after a broken step is not worth having
-            trail = jax.tree.map(lambda leaf: leaf[:n], trail)
-            done = self.run(log[:n], belief=start) if n else None
-            belief = start if done is None else done.belief
-        names = log.sensor_names
-        warnings = self.method.notes(self.system)
-        message = ""
-        if fault:
-            message = f"event {n} (sensor {names[n]!r}, t = {log.times[n]:g} s): {Fault(fault).explain()}"
-            warnings = (*warnings, f"stopped before {message}")
-        density = trail.info.predictive_log_density
-        run = FilterRun(
-            times=log.times[:n],
-            sensors=names[:n],
-            means=trail.means,
-            covs=trail.covs,
-            predictive_log_densities=density,
-            log_evidence=belief.log_evidence,
-            info=trail.info,
-            belief=belief,
-            method=type(self.method).__name__,
-            claim=self._claim,
-            reason=self.method.reason(self.system),
-            warnings=warnings,
-            states=trail.states,
-        )
-        if fault and self.on_fault == "raise":
-            error = InferenceError(f"The filter broke down at {message} The run up to there is on .partial.")
-            error.partial = run
-            raise error
-        return run
 
     def _report(self, info: UpdateInfo, where: Any, partial: Any) -> None:
         """Raise for a fault flagged by compiled code, now that the host looks at it."""

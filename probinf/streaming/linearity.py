@@ -46,7 +46,7 @@ def check_linear_gaussian(system: System) -> None:
         _check_function(system.label(name), see, system)
 
 
-def gaussian_moments(distribution: dist.Distribution) -> tuple[jax.Array, jax.Array] | None:
+def gaussian_moments(distribution: Any) -> tuple[jax.Array, jax.Array] | None:
     """Mean (m,) and covariance (m, m) of a Gaussian value, flattened; None for any other family."""
     if isinstance(distribution, dist.MultivariateNormal | dist.LowRankMultivariateNormal):
         return distribution.mean, distribution.covariance_matrix
@@ -72,8 +72,8 @@ def _check_function(where: str, function: Callable[[jax.Array], dist.Distributio
     x, y = (jax.random.normal(k, (system.dim,), system.dtype) for k in jax.random.split(jax.random.key(0)))
     share = 0.3
     points = (x, y, share * x + (1.0 - share) * y)
-    moments = [gaussian_moments(function(point)) for point in points]
-    if any(m is None for m in moments):
+    moments = [m for m in (gaussian_moments(function(point)) for point in points) if m is not None]
+    if len(moments) < len(points):
         raise ModelError(f"linear_gaussian=True: {where} returns {type(function(x)).__name__}, which is not Gaussian.")
     (mean_x, cov_x), (mean_y, cov_y), (mean_z, cov_z) = moments
     if not is_concrete(mean_z, cov_z):

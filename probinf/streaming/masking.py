@@ -39,7 +39,7 @@ def masked_log_prob(
         Scalar; -inf outside the support.
     """
     if observed is None and not angles and not isinstance(distribution, dist.MixtureSameFamily | dist.MixtureGeneral):
-        return _inside(distribution, value, jnp.asarray(distribution.log_prob(value)))
+        return _supported_log_prob(distribution, value)
     if observed is None:
         observed = jnp.ones(value.shape, bool)
     return jnp.reshape(_log_probs(distribution, value, observed, tuple(angles)), ())
@@ -127,7 +127,7 @@ def _elliptical(value: Array, observed: Array, loc: Array, scale: Array, angles:
     return normaliser - 0.5 * (df + count) * jnp.log1p((white @ white) / df)
 
 
-def _elementwise(distribution: dist.Distribution, value: Array, observed: Array, angles: tuple[int, ...]) -> Array:
+def _elementwise(distribution: Any, value: Array, observed: Array, angles: tuple[int, ...]) -> Array:
     base = distribution
     while isinstance(base, dist.Independent):
         base = base.base_dist
@@ -142,16 +142,16 @@ def _elementwise(distribution: dist.Distribution, value: Array, observed: Array,
         safe = jnp.where(jnp.broadcast_to(mask, mean.shape), mean + wrap(safe - mean), safe)
     event_axes = tuple(range(len(extra), len(spread)))
     if base.event_dim:  # all or nothing
-        logp = _inside(base, safe, base.log_prob(safe))
+        logp = _supported_log_prob(base, safe)
         logp = jnp.sum(logp, axis=tuple(range(len(extra), logp.ndim)))
         some = jnp.where(jnp.any(observed), jnp.asarray(jnp.nan, logp.dtype), jnp.zeros((), logp.dtype))
         return jnp.where(jnp.all(observed), logp, some)
-    logp = _inside(base, safe, base.log_prob(safe))
+    logp = _supported_log_prob(base, safe)
     logp = jnp.where(jnp.broadcast_to(observed, logp.shape), logp, jnp.zeros((), logp.dtype))
     return jnp.sum(logp, axis=event_axes)
 
 
-def _stand_in(base: dist.Distribution, value: Array) -> Array:
+def _stand_in(base: Any, value: Array) -> Array:
     """A legal value of the same shape, so that densities at missing coordinates (and their gradients) are finite."""
     try:
         return jnp.asarray(base.support.feasible_like(value)).astype(value.dtype)
@@ -159,12 +159,15 @@ def _stand_in(base: dist.Distribution, value: Array) -> Array:
         return jnp.zeros_like(value)
 
 
-def _inside(base: dist.Distribution, value: Array, logp: Array) -> Array:
-    """-inf outside the support: NumPyro evaluates densities there unless told otherwise."""
+def _supported_log_prob(base: Any, value: Array) -> Array:
+    """Log density, -inf outside the support (NumPyro evaluates densities there unless told otherwise)."""
     if isinstance(base.support, type(dist.constraints.real) | type(dist.constraints.circular)):
-        return logp
+        return jnp.asarray(base.log_prob(value))
     try:
-        legal = jnp.broadcast_to(jnp.asarray(base.support(value)), logp.shape)
+        legal = jnp.asarray(base.support(value))
     except NotImplementedError:
-        return logp
-    return jnp.where(legal, logp, jnp.asarray(-jnp.inf, logp.dtype))
+        return jnp.asarray(base.log_prob(value))
+    # A legal stand-in keeps the gradient of the discarded branch finite.
+    spread = jnp.broadcast_to(legal.reshape(legal.shape + (1,) * (value.ndim - legal.ndim)), value.shape)
+    logp = jnp.asarray(base.log_prob(jnp.where(spread, value, _stand_in(base, value))))
+    return jnp.where(jnp.broadcast_to(legal, logp.shape), logp, jnp.asarray(-jnp.inf, logp.dtype))

@@ -70,7 +70,7 @@ class System:
         if needed > 3 or accepted < 2:
             raise ArgumentError(f"move: the function must take (x, dt) or (x, dt, u); it needs {needed} arguments.")
         self.takes_control, self.needs_control = accepted >= 3, False
-        self.recipe = recipes.Constant(self)
+        self.recipe: recipes.Call | recipes.Constant = recipes.Constant(self)
         if not recipes.rebuilding():
             self._check()
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 
 from probinf import _jax
 from probinf.errors import ModelError
@@ -172,7 +173,8 @@ class _Worlds:
                 return [jnp.sum(xs[0])]
 
         (log_factor,) = self.each(score, operands)
-        self.log_weight = self.log_weight + self.rows(log_factor)
+        # Worlds of weight zero keep it, whatever the score of an impossible parameter is.
+        self.log_weight = np.where(self.log_weight == -np.inf, -np.inf, self.log_weight + self.rows(log_factor))
         return []
 
     def split(self, params: dict, leaves: list) -> _Row:
@@ -182,6 +184,7 @@ class _Worlds:
         same = not any(isinstance(x, _Row) for x in leaves)
         cached = None
         tables = None if same else self._tables(params, leaves)
+        known: dict[Any, Any] = {}  # worlds often agree on the parameters, ancestors' weights above all
         for w in range(self.size):
             if same:
                 cached = cached or _support(site, structure, leaves, params["shape"])
@@ -190,7 +193,10 @@ class _Worlds:
                 support, lp = tables[0], tables[1][w]
             else:
                 one = [x.array[w] if isinstance(x, _Row) else x for x in leaves]
-                support, lp = _support(site, structure, one, params["shape"])
+                bits = tuple(np.asarray(x).tobytes() for x in one)
+                if bits not in known:
+                    known[bits] = _support(site, structure, one, params["shape"])
+                support, lp = known[bits]
             possible = lp > -np.inf
             values.append(support[possible])
             log_probs.append(lp[possible])
@@ -203,13 +209,16 @@ class _Worlds:
         return _Row(stacked.astype(params["dtype"]), self)
 
     def _tables(self, params: dict, leaves: list) -> tuple[np.ndarray, np.ndarray] | None:
-        """Support common to all worlds and log probabilities (W, S), in one vectorised call; None for ancestors."""
+        """Support common to all worlds and log probabilities (W, S), in one vectorised call.
+
+        None for ancestors, and for families whose support may differ between worlds (DiscreteUniform, Binomial).
+        """
         if self.size == 0:
             return None
         one = jax.tree.unflatten(
             params["structure"], [x.array[0] if isinstance(x, _Row) else x for x in leaves]
         )
-        if hasattr(one, "enumerate"):
+        if hasattr(one, "enumerate") or not isinstance(_base(one), _FIXED_SUPPORT):
             return None
         support = _combinations(params["site"], one, params["shape"])
 
@@ -295,13 +304,22 @@ def _support(site: Any, structure: Any, leaves: list, shape: tuple[int, ...]) ->
     return support, np.asarray(lp)
 
 
+#: Families whose support follows from the shapes of their parameters.
+_FIXED_SUPPORT = (dist.BernoulliProbs, dist.BernoulliLogits, dist.CategoricalProbs, dist.CategoricalLogits)
+
+
+def _base(law: Any) -> Any:
+    """The family under expansions, reinterpreted axes and lanes."""
+    while isinstance(law, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
+        law = law.base_dist
+    if hasattr(law, "structure"):  # Lanes
+        return _base(law._one(tuple(x if a is None else x[0] for x, a in zip(law.leaves, law.axes, strict=True))))
+    return law
+
+
 def _combinations(site: Any, law: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Every value of a draw with finite support: all combinations over its batch."""
-    base = law
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    if hasattr(base, "structure"):  # Lanes
-        base = base._one(tuple(x if a is None else x[0] for x, a in zip(base.leaves, base.axes, strict=True)))
+    base = _base(law)
     if not base.has_enumerate_support or base.event_shape:
         raise ModelError(
             f"Site {site.label}: {type(base).__name__} has no finite support to enumerate. Exact enumeration takes "

@@ -262,7 +262,10 @@ class _Walker:
                 return jnp.sum(xs[0])
 
         log_factor = self.each(score, operands).astype(state.log_weights.dtype)
-        state = State(state.log_weights + log_factor, state.log_evidence)
+        # A dead particle stays dead: parameters that it meets later may be impossible and their score NaN.
+        dead = state.log_weights == -jnp.inf
+        log_weights = jnp.where(dead, state.log_weights, state.log_weights + log_factor)
+        state = State(log_weights, state.log_evidence)
         state, ancestors, info = self.suspension(state)
         return [], state, ancestors, ({site.name: info} if site.name and self.suspend else {})
 

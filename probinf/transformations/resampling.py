@@ -153,7 +153,7 @@ class Ancestors(dist.Distribution):
         lw = np.asarray(self.log_weights, np.float64)
         if lw.ndim > 1:  # populations of populations: the lanes are independent
             batch = lw.shape[:-1]
-            laws = [type(self)(row, self.num).enumerate() for row in lw.reshape(-1, lw.shape[-1])]
+            laws = [type(self)(jnp.asarray(row), self.num).enumerate() for row in lw.reshape(-1, lw.shape[-1])]
             choices = list(itertools.product(*(range(len(lp)) for _, lp in laws)))
             vectors = [[law[0][k] for law, k in zip(laws, c, strict=True)] for c in choices]
             log_probs = [sum(law[1][k] for law, k in zip(laws, c, strict=True)) for c in choices]

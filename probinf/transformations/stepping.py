@@ -54,4 +54,5 @@ def advance_population(
     handler = Forward()
     flat, _, _ = evaluate(staged, [log_weights, *leaves], handler, handler.start(key), {})
     outs, log_weights, collected = jax.tree.unflatten(jax.tree.structure(result), flat)
-    return jax.tree.unflatten(jax.tree.structure(shapes), outs), log_weights, collected
+    # Without a resampling the evidence is a literal of the program.
+    return jax.tree.unflatten(jax.tree.structure(shapes), outs), log_weights, jax.numpy.asarray(collected)

@@ -1,0 +1,50 @@
+"""Sequential Monte Carlo: filters for streams, samplers for programs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "EKF": "smc.extended",
+    "ParticleFilter": "smc.particle_filter",
+    "Population": "probinf.representations.population",
+    "Resampling": "probinf.transformations.population",
+    "SCHEMES": "probinf.transformations.resampling",
+    "SMC": "smc.method",
+    "SMC2": "smc.smc2",
+    "TemperedSMC": "smc.tempered",
+    "UKF": "smc.unscented",
+    "effective_sample_size": "probinf.transformations.resampling",
+    "history": "smc.evidence",
+    "population": "probinf.transformations.algorithms",
+}
+
+__all__ = [*sorted(_WHERE)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are first used, so that `import smc` stays quick."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'smc' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from probinf.representations.population import Population
+    from probinf.transformations.algorithms import population
+    from probinf.transformations.population import Resampling
+    from probinf.transformations.resampling import SCHEMES, effective_sample_size
+    from smc.evidence import history
+    from smc.extended import EKF
+    from smc.method import SMC
+    from smc.particle_filter import ParticleFilter
+    from smc.smc2 import SMC2
+    from smc.tempered import TemperedSMC
+    from smc.unscented import UKF

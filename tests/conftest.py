@@ -1,0 +1,63 @@
+"""Strict settings for every test: see "Tests" in CONTRIBUTING.md.
+
+The order matters: the environment before JAX, the type hook before the packages.
+"""
+
+import contextlib
+import os
+import sys
+import zlib
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the suite's bits are the CPU's; name another platform to override
+os.environ["PROBINF_PROGRESS"] = "0"
+os.environ["MPLBACKEND"] = "Agg"  # no window; the programs that tests start inherit it
+
+import hypothesis
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook(["probinf", "smc", "transformers_gmm", "continual"], "beartype.beartype")
+
+from tests.strictness import relax_numpyro_distributions, relaxed_promotion, types_not_enforced  # noqa: E402
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_legacy_prng_key", "error")
+
+# Compiling takes longer than running, so both workers and the next run share what was compiled.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+relax_numpyro_distributions()
+
+# The same examples on every run of `make test`; `make nightly` looks for new ones.
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture
+def key(request: pytest.FixtureRequest) -> jax.Array:
+    """A typed key that belongs to this test: it follows from the test's name and parameters."""
+    return jax.random.key(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function):
+    """Give the marks `relaxed_promotion` and `bad_input` their meaning, for the body of the test only."""
+    with contextlib.ExitStack() as stack:
+        if marker := pyfuncitem.get_closest_marker("relaxed_promotion"):
+            stack.enter_context(relaxed_promotion(*marker.args, **marker.kwargs))
+        if pyfuncitem.get_closest_marker("bad_input"):
+            stack.enter_context(types_not_enforced())
+        return (yield)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
