@@ -283,7 +283,9 @@ def report(result: Result) -> str:
     for row in result.agreement:
         nuts, smc2 = (f"{m:.3f} ± {s:.3f}" for m, s in (row.nuts, row.smc2))
         verdict = "agree" if row.agree else "DISAGREE"
-        lines.append(f"{row.parameter:<15}{nuts:>18}{smc2:>18}{row.errors_apart:>13.1f}{row.sd_ratio:>10.2f}  {verdict}")
+        lines.append(
+            f"{row.parameter:<15}{nuts:>18}{smc2:>18}{row.errors_apart:>13.1f}{row.sd_ratio:>10.2f}  {verdict}"
+        )
     evidence = result.posteriors["SMC²"].log_evidence
     lines.append(f"log evidence of the stretch by SMC²: {evidence:.1f} nats")
     return "\n".join(lines)

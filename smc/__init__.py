@@ -20,7 +20,7 @@ _WHERE = {
     "population": "probinf.transformations.algorithms",
 }
 
-__all__ = [*sorted(_WHERE)]  # noqa: PLE0604
+__all__ = [*sorted(_WHERE)]
 
 
 def __getattr__(name: str) -> Any:

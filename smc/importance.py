@@ -114,7 +114,8 @@ def _died(
     if is_nan:
         count = int(np.isnan(log_weights[run]).sum())
         message = (
-            f"Model {program.name!r}: log weights became NaN{where}; at the end {count} of {num_particles} are NaN (run "
+            f"Model {program.name!r}: log weights became NaN{where}; at the end {count} of "
+            f"{num_particles} are NaN (run "
             f"{run}). Likely causes: a parameter outside its range, log or sqrt of a negative number, 0/0. -inf is the "
             "legal zero."
         )

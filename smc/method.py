@@ -43,7 +43,7 @@ class SMC(AbstractMethod):
 
     | the program | what runs | claim |
     | --- | --- | --- |
-    | sequential; nothing drawn before the loop is looked at by its steps | a population, resampled after observations | unbiased |
+    | sequential, no static parameter | a population, resampled after observations | unbiased |
     | sequential, with continuous static parameters | `SMC2` | consistent |
     | not sequential, all latent sites continuous | `TemperedSMC` | consistent |
     | static parameters that are discrete or exist only sometimes | a population, with a warning | unbiased |
@@ -88,7 +88,11 @@ class SMC(AbstractMethod):
         if choice.kind == "smc2":
             size = int(np.clip(self.num_particles // 4, 32, 512))
             method: AbstractMethod = SMC2(
-                num_parameters=size, num_particles=size, resample=self.resample, threshold=threshold, num_runs=self.num_runs
+                num_parameters=size,
+                num_particles=size,
+                resample=self.resample,
+                threshold=threshold,
+                num_runs=self.num_runs,
             )
         elif choice.kind == "tempered":
             method = TemperedSMC(
@@ -108,13 +112,16 @@ class SMC(AbstractMethod):
             counts = ", ".join(f"{name} {n}" for name, n in distinct_static(found, choice.static).items())
             notes.append(
                 f"Static sites are not moved, so their values thin out. Distinct values left of "
-                f"{found.num_chains * found.num_draws} particles: {counts}. Sum discrete sites out (pi.enumerate) or use more "
+                f"{found.num_chains * found.num_draws} particles: {counts}. Sum discrete sites out "
+                "(pi.enumerate) or use more "
                 "particles."
             )
         elif ancestors.min() < FEW_ANCESTORS and self.num_particles >= FEW_ANCESTORS:
             notes.append(
-                f"The paths go back to {int(ancestors.min())} of {self.num_particles} particles at the first step (fewest of "
-                f"{found.num_chains} runs): the filter and the evidence are sound, early states are not; use more particles."
+                f"The paths go back to {int(ancestors.min())} of {self.num_particles} particles at "
+                "the first step (fewest of "
+                f"{found.num_chains} runs): the filter and the evidence are sound, early states are "
+                "not; use more particles."
             )
         rule = f"{self.resample} resampling at ESS <= {self.threshold:g} N"
         return dataclasses.replace(

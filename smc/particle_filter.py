@@ -22,6 +22,7 @@ from probinf.transformations.population import Resampling, log_mean_exp
 from probinf.transformations.resampling import effective_sample_size, scheme
 from probinf.transformations.stepping import advance_population
 from smc.gaussian_approximation import moments
+from smc.gaussian_filter import difference
 
 
 class ParticleState(eqx.Module):
@@ -35,6 +36,7 @@ class ParticleState(eqx.Module):
         parent_log_weights: (N,), their weights.
         dt: length of the last motion, seconds; 0 when the particles have been weighted since.
         control: what the last motion took.
+        angles: indices of the entries that are angles.
     """
 
     particles: Float[Array, "particles dim"]
@@ -43,6 +45,7 @@ class ParticleState(eqx.Module):
     parents: Array | None
     dt: Array
     control: Array | None
+    angles: tuple[int, ...] = eqx.field(static=True, default=())
 
 
 class ParticleFilter(AbstractFilterMethod):
@@ -90,6 +93,7 @@ class ParticleFilter(AbstractFilterMethod):
             particles if self.proposal == "extended" else None,
             jnp.zeros((), system.dtype),
             None,
+            system.angles,
         )
 
     def predict(self, state: ParticleState, system: System, dt: Array, control: Array | None) -> ParticleState:
@@ -108,7 +112,7 @@ class ParticleFilter(AbstractFilterMethod):
         # Weights stay relative to what they were: evidence is the update's affair, and only ratios are used there.
         del collected
         return ParticleState(
-            particles, log_weights, key, parents, dt.astype(system.dtype) if guided else state.dt, None
+            particles, log_weights, key, parents, dt.astype(system.dtype) if guided else state.dt, None, state.angles
         )
 
     def update(
@@ -135,7 +139,8 @@ class ParticleFilter(AbstractFilterMethod):
         )
         # Re-centred at every event, so that a long run without resampling does not wear out the floats.
         log_weights = log_weights - log_mean_exp(log_weights)
-        new = ParticleState(particles, log_weights, key, state.parents, jnp.zeros_like(state.dt), state.control)
+        dt = jnp.zeros_like(state.dt)
+        new = ParticleState(particles, log_weights, key, state.parents, dt, state.control, state.angles)
         return new, info
 
     def _guide(
@@ -179,11 +184,17 @@ class ParticleFilter(AbstractFilterMethod):
         return jax.vmap(one)(state.parents, state.log_weights, noise)
 
     def mean(self, state: ParticleState) -> Array:
-        return jax.nn.softmax(state.log_weights) @ state.particles
+        weights = jax.nn.softmax(state.log_weights)
+        mean = weights @ state.particles
+        if not state.angles:
+            return mean
+        index = np.asarray(state.angles)  # the mean direction, not the mean of numbers on either side of the cut
+        turns = state.particles[:, index]
+        return mean.at[index].set(jnp.arctan2(weights @ jnp.sin(turns), weights @ jnp.cos(turns)))
 
     def cov(self, state: ParticleState) -> Array:
         weights = jax.nn.softmax(state.log_weights)
-        gaps = state.particles - (weights @ state.particles)[None]
+        gaps = difference(state.particles, self.mean(state)[None], state.angles)
         return (weights[:, None] * gaps).T @ gaps
 
     def sample(self, state: ParticleState, key: jax.Array, n: int) -> Array:

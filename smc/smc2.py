@@ -100,7 +100,8 @@ class SMC2(AbstractMethod):
                     values = engine.finish(operands, run.theta, run.key_end)
                 except KeyboardInterrupt as stop:
                     error = InferenceError(
-                        f"SMC2 was interrupted after {run.t} of {inner.length} observations of run {r + 1} of {self.num_runs}."
+                        f"SMC2 was interrupted after {run.t} of {inner.length} observations of run "
+                        f"{r + 1} of {self.num_runs}."
                     )
                     error.partial = run.partial(began)
                     raise error from stop
@@ -163,7 +164,12 @@ class _Run:
         dtype = jnp.result_type(float)
         engine, operands = self.engine, self.operands
         theta, state, log_z, prior, spread = engine.resample(
-            operands, self.theta, self.state, jnp.asarray(self.log_z, dtype), jnp.asarray(self.log_weights, dtype), key_resample
+            operands,
+            self.theta,
+            self.state,
+            jnp.asarray(self.log_z, dtype),
+            jnp.asarray(self.log_weights, dtype),
+            key_resample,
         )
         current, rates = (theta, state, log_z, prior), []
         for m in range(self.method.num_moves):
@@ -184,7 +190,9 @@ class _Run:
         values = {n: np.asarray(v) for n, v in self.engine.constrain(self.operands, self.theta).items()}
         found = _posterior([self], [values], began)
         return dataclasses.replace(
-            found, is_partial=True, log_weights=self.log_weights[None],
+            found,
+            is_partial=True,
+            log_weights=self.log_weights[None],
             warnings=(f"Interrupted after {self.t} of {self.inner.length} observations.", *found.warnings),
         )
 
@@ -196,12 +204,14 @@ class _Run:
         wrong = int(np.sum(np.isnan(updated)))
         if wrong:
             message = (
-                f"SMC2: the evidence of {wrong} of {updated.size} parameter particles of model {self.inner.name!r} is NaN at "
+                f"SMC2: the evidence of {wrong} of {updated.size} parameter particles of model "
+                f"{self.inner.name!r} is NaN at "
                 f"{where}. Likely causes: a parameter outside its range, log or sqrt of a negative number, 0/0."
             )
         else:
             message = (
-                f"SMC2: every parameter particle of model {self.inner.name!r} gives {where} probability zero. Likely causes: "
+                f"SMC2: every parameter particle of model {self.inner.name!r} gives {where} "
+                "probability zero. Likely causes: "
                 "an outlier under a light-tailed density, a prior that excludes the data, too few particles."
             )
         error = InferenceError(message)
@@ -239,11 +249,14 @@ def _notes(runs: list[_Run]) -> list[str]:
         step, rate = min(rates, key=lambda pair: pair[1])
         if rate < 0.05:
             notes.append(
-                f"Only {rate:.1%} of the moves after {step} observations were accepted: raise num_particles (noisy evidence "
+                f"Only {rate:.1%} of the moves after {step} observations were accepted: raise "
+                "num_particles (noisy evidence "
                 "estimates stick) or num_moves."
             )
     for run in runs:
-        flat = np.concatenate([np.asarray(v).reshape(run.method.num_parameters, -1) for v in run.theta.values()], axis=1)
+        flat = np.concatenate(
+            [np.asarray(v).reshape(run.method.num_parameters, -1) for v in run.theta.values()], axis=1
+        )
         distinct = len(np.unique(flat, axis=0))
         if distinct < 0.5 * len(flat):
             notes.append(f"{distinct} distinct parameter values among {len(flat)}: raise num_moves.")
@@ -262,4 +275,6 @@ def _check_static(program: Program, inner: Suspended) -> None:
         ([name for name in inner.static if name in sometimes], "reached under some values of others only"),
     ):
         if wrong:
-            raise ModelError(f"SMC2 moves continuous parameters; {wrong} of model {program.name!r} are {what}. Use smc.SMC().")
+            raise ModelError(
+                f"SMC2 moves continuous parameters; {wrong} of model {program.name!r} are {what}. Use smc.SMC()."
+            )

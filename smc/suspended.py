@@ -60,9 +60,7 @@ class Suspended:
             return [o for o, r in zip(outs, self.random, strict=True) if r]
 
         log_weights = jnp.zeros(num, jnp.result_type(float))
-        rows, log_weights, collected = advance_population(
-            prefix, jnp.zeros(num), log_weights, key, resampling=rule
-        )
+        rows, log_weights, collected = advance_population(prefix, jnp.zeros(num), log_weights, key, resampling=rule)
         return Inner(rows, log_weights, collected)
 
     def step(self, inner: Inner, shared: tuple, t: Any, key: jax.Array, rule: Resampling) -> Inner:
@@ -75,8 +73,10 @@ class Suspended:
         def one(rows: list) -> list:
             it = iter(rows)
             operands = [next(it) if r else s for s, r in zip(shared, self.random, strict=True)]
-            xs = [x if r else jax.lax.dynamic_index_in_dim(x, at, 0, keepdims=False) for x, r in zip(
-                operands[n_consts + n_carry :], self.random[n_consts + n_carry :], strict=True)]
+            xs = [
+                x if r else jax.lax.dynamic_index_in_dim(x, at, 0, keepdims=False)
+                for x, r in zip(operands[n_consts + n_carry :], self.random[n_consts + n_carry :], strict=True)
+            ]
             carry = [jnp.asarray(c) for c in operands[n_consts : n_consts + n_carry]]
             outs, _, _ = evaluate(body, [*operands[:n_consts], *carry, *xs], Condition(), (), {})
             new = [*operands[:n_consts], *(jnp.asarray(o, c.dtype) for o, c in zip(outs, carry, strict=False))]
@@ -177,8 +177,12 @@ def _static_sites(jaxpr: Any, at: int) -> set[str]:
             results = [frozenset({eqn.params["site"].name})]
             parents[eqn.params["site"].name] = union
         elif has_statements(eqn):
-            inside = frozenset(s.name for j in _jax.jaxprs_in_params(eqn.params)
-                               for s in sites_of(j.jaxpr if isinstance(j, _jax.ClosedJaxpr) else j) if s.kind == "sample")
+            inside = frozenset(
+                s.name
+                for j in _jax.jaxprs_in_params(eqn.params)
+                for s in sites_of(j.jaxpr if isinstance(j, _jax.ClosedJaxpr) else j)
+                if s.kind == "sample"
+            )
             results = [union | inside] * len(eqn.outvars)
             parents.update(dict.fromkeys(inside, union | inside))
         else:
@@ -188,9 +192,7 @@ def _static_sites(jaxpr: Any, at: int) -> set[str]:
     n_consts, n_carry = scan.params["num_consts"], scan.params["num_carry"]
     body = scan.params["jaxpr"].jaxpr
     kept = list(scan.invars[:n_consts])
-    kept += [
-        scan.invars[n_consts + i] for i in range(n_carry) if body.outvars[i] is body.invars[n_consts + i]
-    ]
+    kept += [scan.invars[n_consts + i] for i in range(n_carry) if body.outvars[i] is body.invars[n_consts + i]]
     kept += list(scan.invars[n_consts + n_carry :])
     static: set[str] = set().union(*[of(v) for v in kept])
     while True:

@@ -90,20 +90,29 @@ class TemperedSMC(AbstractMethod):
         target = program.unconstrained()
         check_continuous(target)
         programs = tempering_programs(
-            target, int(self.num_runs), int(self.num_particles), int(self.num_moves), int(self.max_moves),
-            int(self.num_leapfrog), self.resample,
+            target,
+            int(self.num_runs),
+            int(self.num_particles),
+            int(self.num_moves),
+            int(self.max_moves),
+            int(self.num_leapfrog),
+            self.resample,
         )
         operands = jax.tree.map(jnp.asarray, target.operands)
         key_start, key_steps = jax.random.split(as_key(key, argument="key"))
         state, outside = programs.start(operands, key_start)
         check_start(target, programs, operands, state)
-        run = _Run(self, target, programs, operands, began, state, np.asarray(outside), np.asarray(state.log_likelihood))
+        run = _Run(
+            self, target, programs, operands, began, state, np.asarray(outside), np.asarray(state.log_likelihood)
+        )
         threshold = np.asarray(self.threshold, programs.layout.dtype)
         try:
             label = f"Tempered SMC, {self.num_runs} x {self.num_particles}"
             with Progress(None, label) if progress else contextlib.nullcontext() as bar:
                 while not run.is_finished:
-                    new, info = programs.step(operands, run.state, threshold, jax.random.fold_in(key_steps, run.num_steps))
+                    new, info = programs.step(
+                        operands, run.state, threshold, jax.random.fold_in(key_steps, run.num_steps)
+                    )
                     run.append(new, jax.tree.map(np.asarray, info))
                     if bar is not None:
                         latest = {name: float(np.min(values[-1])) for name, values in run.history.items()}
@@ -128,8 +137,10 @@ def check_continuous(target: Any) -> None:
     for sites, what in ((target.discrete_sites, "discrete"), (target.conditional_sites, "conditional")):
         if sites:
             raise ModelError(
-                f"TemperedSMC moves continuous latent sites that always exist; {list(sites)} of model {target.name!r} are "
-                f"{what}. Use smc.SMC(), which takes any site" + (", or sum them out with pi.enumerate." if what == "discrete" else ".")
+                f"TemperedSMC moves continuous latent sites that always exist; {list(sites)} of model "
+                f"{target.name!r} are "
+                f"{what}. Use smc.SMC(), which takes any site"
+                + (", or sum them out with pi.enumerate." if what == "discrete" else ".")
             )
 
 
@@ -151,13 +162,15 @@ def check_start(target: Any, programs: TemperingPrograms, operands: Any, state: 
     where = f" (at site {guilty!r})" if guilty is not None else ""
     if wrong.any():
         message = (
-            f"TemperedSMC: the log likelihood of model {target.name!r} is NaN or +inf at {int(wrong.sum())} of {wrong.size} "
+            f"TemperedSMC: the log likelihood of model {target.name!r} is NaN or +inf at "
+            f"{int(wrong.sum())} of {wrong.size} "
             f"draws from the prior, step 0{where}. Likely causes: log or sqrt of a negative number, 0/0, an overflow; "
             "-inf is the legal zero."
         )
     else:
         message = (
-            f"TemperedSMC: every one of {wrong.size} draws from the prior of model {target.name!r} has likelihood zero, "
+            f"TemperedSMC: every one of {wrong.size} draws from the prior of model {target.name!r} "
+            "has likelihood zero, "
             f"step 0{where}. Likely causes: data outside what the prior allows, a hard constraint of small prior "
             "probability (raise num_particles, or build it into the prior), a light-tailed density."
         )
@@ -170,8 +183,15 @@ class _Run:
     """The state of a run between two temperatures, and what it has seen."""
 
     def __init__(
-        self, method: TemperedSMC, target: Any, programs: TemperingPrograms, operands: Any, began: float,
-        state: TemperedState, outside: np.ndarray, first_likelihood: np.ndarray,
+        self,
+        method: TemperedSMC,
+        target: Any,
+        programs: TemperingPrograms,
+        operands: Any,
+        began: float,
+        state: TemperedState,
+        outside: np.ndarray,
+        first_likelihood: np.ndarray,
     ) -> None:
         self.method, self.target, self.programs, self.operands, self.began = method, target, programs, operands, began
         self.state = state
@@ -181,7 +201,8 @@ class _Run:
         alive = np.mean(np.isfinite(first_likelihood), axis=1)
         if outside.any():
             self.notes.append(
-                f"{int(outside.sum())} draws from the prior rounded to the border of their support and got weight zero: the "
+                f"{int(outside.sum())} draws from the prior rounded to the border of their support "
+                "and got weight zero: the "
                 "prior piles up there."
             )
         if alive.min() < _FEW_ALIVE:
@@ -211,9 +232,13 @@ class _Run:
         """
         old, beta = np.asarray(self.state.inverse_temperature), np.asarray(new.inverse_temperature)
         row = {
-            "inverse_temperature": beta, "ess": info.ess, "log_evidence": np.asarray(new.log_evidence),
-            "acceptance": info.acceptance, "step_size": np.exp(np.asarray(new.log_step_size)),
-            "num_moves": info.num_moves, "autocorrelation": info.autocorrelation,
+            "inverse_temperature": beta,
+            "ess": info.ess,
+            "log_evidence": np.asarray(new.log_evidence),
+            "acceptance": info.acceptance,
+            "step_size": np.exp(np.asarray(new.log_step_size)),
+            "num_moves": info.num_moves,
+            "autocorrelation": info.autocorrelation,
         }
         self.state = new
         self.slowest.append(info.slowest)
@@ -223,13 +248,15 @@ class _Run:
         stalled = ~(beta > old) & ~(beta >= 1.0)
         at = int(np.argmax(stalled)) if stalled.any() else int(np.argmin(beta))
         where = (
-            f"inverse temperature {beta[at]:.4g}, effective sample size {info.ess[at]:.4g} of {self.method.num_particles}, "
+            f"inverse temperature {beta[at]:.4g}, effective sample size {info.ess[at]:.4g} of "
+            f"{self.method.num_particles}, "
             f"step {self.num_steps}"
         )
         if stalled.any() or not np.isfinite(row["log_evidence"]).all():
             self._fail(
                 f"TemperedSMC: the temperature of model {self.target.name!r} no longer moves: {where}. Likely causes: "
-                "particles of wildly different likelihood (one carries all the weight), a likelihood that is not finite; "
+                "particles of wildly different likelihood (one carries all the weight), a likelihood "
+                "that is not finite; "
                 "raise num_particles or lower threshold."
             )
         if self.num_steps >= self.method.max_temperatures and not self.is_finished:
@@ -250,7 +277,9 @@ class _Run:
         log_evidence, sd = combine_evidence(log_z)
         notes = list(self.notes)
         if is_partial:
-            notes.insert(0, f"Stopped at inverse temperature {self.lowest:.3g}: these are draws of the tempered posterior.")
+            notes.insert(
+                0, f"Stopped at inverse temperature {self.lowest:.3g}: these are draws of the tempered posterior."
+            )
         notes += self._mixing()
         moves = int(np.max(self.history["num_moves"])) if self.history else 0
         return Posterior(
@@ -261,7 +290,10 @@ class _Run:
             log_evidence_sd=sd,
             dims={name: tuple(target.dims[name]) for name in values if name in target.dims},
             coords=dict(target.coords),
-            method=f"tempered SMC, {method.num_particles} particles, {self.num_steps} temperatures, up to {moves} HMC moves",
+            method=(
+                f"tempered SMC, {method.num_particles} particles, {self.num_steps} temperatures, "
+                f"up to {moves} HMC moves"
+            ),
             claim="consistent",
             warnings=tuple(notes),
             seconds=time.perf_counter() - self.began,
@@ -282,8 +314,10 @@ class _Run:
         name = coordinate_name(self.programs.layout, int(np.stack(self.slowest[last:])[step, run]))
         rate = float(np.min(np.stack(self.history["acceptance"][last:])))
         return [
-            f"The moves do not mix: after {int(np.max(self.history['num_moves'][-1]))} moves at one of the last temperatures "
-            f"unconstrained {name} still has correlation {rho.max():.2f} with where it started (acceptance {rate:.2f}). "
+            f"The moves do not mix: after {int(np.max(self.history['num_moves'][-1]))} moves at one "
+            "of the last temperatures "
+            f"unconstrained {name} still has correlation {rho.max():.2f} with where it started "
+            f"(acceptance {rate:.2f}). "
             "Draws and evidence may be off: raise max_moves or num_leapfrog, or reparameterise."
         ]
 

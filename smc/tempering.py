@@ -97,7 +97,9 @@ def next_inverse_temperature(
     return new, ess(jnp.where(reached, end, low))
 
 
-def autocorrelations(before: Float[Array, "particles dim"], after: Float[Array, "particles dim"]) -> Float[Array, " dim"]:
+def autocorrelations(
+    before: Float[Array, "particles dim"], after: Float[Array, "particles dim"]
+) -> Float[Array, " dim"]:
     """Correlation over the particles of each coordinate with itself before the moves; 1 where nothing varies."""
     x, y = before - jnp.mean(before, axis=0)[None], after - jnp.mean(after, axis=0)[None]
     scale = jnp.sqrt(jnp.sum(x * x, axis=0) * jnp.sum(y * y, axis=0))
@@ -123,7 +125,14 @@ class TemperingPrograms:
     """
 
     def __init__(
-        self, target: Any, num_runs: int, num_particles: int, num_moves: int, max_moves: int, num_leapfrog: int, resample: str
+        self,
+        target: Any,
+        num_runs: int,
+        num_particles: int,
+        num_moves: int,
+        max_moves: int,
+        num_leapfrog: int,
+        resample: str,
     ) -> None:
         # The target's operands are not kept: the data of the first run must not be those of the next.
         self.layout = layout = FlatLayout(target.position_shapes)
@@ -135,7 +144,9 @@ class TemperingPrograms:
         self.start = counted(self._start)
         self.step = counted(self._step)
         self.constrain = counted(
-            lambda operands, position: jax.vmap(jax.vmap(lambda x: target.constrain(operands, layout.unravel(x))))(position)
+            lambda operands, position: jax.vmap(jax.vmap(lambda x: target.constrain(operands, layout.unravel(x))))(
+                position
+            )
         )
 
     def _start(self, operands: Any, key: Array) -> tuple[TemperedState, Array]:
@@ -160,7 +171,9 @@ class TemperingPrograms:
         )
         return state, jnp.sum((~legal).reshape(runs, num).astype(jnp.int32), axis=1)
 
-    def _step(self, operands: Any, state: TemperedState, threshold: Array, key: Array) -> tuple[TemperedState, TemperatureInfo]:
+    def _step(
+        self, operands: Any, state: TemperedState, threshold: Array, key: Array
+    ) -> tuple[TemperedState, TemperatureInfo]:
         """One temperature: reweight, resample, move."""
         key_resample, key_moves = jax.random.split(key)
         beta, ess = jax.vmap(next_inverse_temperature, in_axes=(0, 0, None))(
@@ -215,7 +228,9 @@ class TemperingPrograms:
             rate = total / length.astype(total.dtype)
             # Between rounds only, so that each round is a kernel that leaves its target unchanged.
             change = jnp.clip(2.0 * (rate - _TARGET_ACCEPTANCE), -1.0, 0.3)
-            log_step = jnp.clip(log_step + change, jnp.log(_SHORTEST_STEP), jnp.log(_LONGEST_STEP)).astype(log_step.dtype)
+            log_step = jnp.clip(log_step + change, jnp.log(_SHORTEST_STEP), jnp.log(_LONGEST_STEP)).astype(
+                log_step.dtype
+            )
             rho = jax.vmap(autocorrelations)(before, population.position)
             slowest = jnp.argmax(rho, axis=1).astype(jnp.int32)
             return population, log_step, done + length, rate, jnp.max(rho, axis=1), slowest

@@ -15,13 +15,13 @@ from typing import NamedTuple
 # The order of docs/design.md, lowest first. `probinf` alone is probinf/__init__.py.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("probinf.errors", "probinf.random", "probinf.progress", "probinf._jax"),
+    ("probinf.plots",),
     ("probinf.representations",),
     ("probinf.language",),
     ("probinf.transformations",),
     ("probinf.kernels",),
     ("probinf.inference",),
     ("probinf.streaming",),
-    ("probinf.plots",),
     ("probinf",),
     ("smc",),
     ("transformers_gmm", "continual"),

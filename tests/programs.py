@@ -296,6 +296,21 @@ def wrapped_calls():
 
 
 @model
+def two_scores_in_a_call():
+    """Two resamplings inside one call: what lives outside is re-indexed by their composition, in the right order."""
+    a = pi.sample("a", dist.Bernoulli(0.3))
+
+    @jax.jit
+    def inner(a):
+        pi.factor("f", jnp.where(a == 1, -0.2, -1.3))
+        b = pi.sample("b", dist.Bernoulli(jnp.where(a == 1, 0.8, 0.4)))
+        pi.factor("g", jnp.where(a == b, 0.5, -0.7))
+        return b
+
+    return a, inner(a)
+
+
+@model
 def counted_loop():
     """fori_loop with fixed bounds that writes into an array it carries."""
 
@@ -385,6 +400,7 @@ PROGRAMS: dict[str, Program] = {
         nested_loops(),
         mapped_lanes(),
         wrapped_calls(),
+        two_scores_in_a_call(),
         counted_loop(),
         loop_in_branch(),
         branch_in_loop(DATA),

@@ -541,7 +541,7 @@ MISTAKES = {
         [HERE, "site's name", "string", "found Normal"],
     ),
     "a family without draws": (
-        lambda: staged(improper),
+        lambda: pi.model(improper)().simulate(0),
         ModelError,
         ["Site 'slope'", "ImproperUniform", "proper prior"],
     ),

@@ -475,9 +475,6 @@ def _scan_in_plate():
         scan(lambda c, _: (c, None), 0.0, None, length=2)
 
 
-def _improper():
-    numpyro.sample("p", dist.ImproperUniform(dist.constraints.real, (), ()))
-
 
 def _funsor():
     numpyro.primitives.apply_stack({"type": "to_funsor", "fn": lambda: None, "args": (), "kwargs": {}, "value": None})
@@ -495,7 +492,6 @@ REFUSED = {
     "handlers.replay around scan": (_replayed, "scan (test_numpyro_models.py:"),
     "data for a part of a scan": (_part_of_scan, "'p'"),
     "scan or cond inside a plate": (_scan_in_plate, "plate 'p'"),
-    "a distribution without draws": (_improper, "'p'"),
     "funsor (handlers.collapse, enum)": (_funsor, "'to_funsor'"),
 }
 

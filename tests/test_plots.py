@@ -36,7 +36,8 @@ def test_the_marginal_is_a_density(ax, log_weights):
     assert plot_marginal(draws, log_weights=log_weights, name="range", unit="m", truth=1.0, ax=ax) is ax
     area = sum(patch.get_width() * patch.get_height() for patch in ax.patches)
     assert area == pytest.approx(1.0, abs=1e-9)
-    assert ax.get_xlabel() == "range [m]" and ax.get_ylabel() == "density [1/m]"
+    assert ax.get_xlabel() == "range [m]"
+    assert ax.get_ylabel() == "density [1/m]"
     assert legend(ax) == ["truth"]
 
 
@@ -63,7 +64,8 @@ def test_ranks_of_all_chains_fill_every_bin_evenly(ax):
     draws = RNG.normal(size=(4, 500))
     assert plot_rank(draws, name="mu", bins=20, ax=ax) is ax
     counts = [patch.get_data().values for patch in ax.patches if hasattr(patch, "get_data")]
-    assert len(counts) == 4 and all(count.sum() == 500 for count in counts)
+    assert len(counts) == 4
+    assert all(count.sum() == 500 for count in counts)
     np.testing.assert_array_equal(np.sum(counts, axis=0), 100)
     assert ax.get_xlabel() == "rank of mu"
 
@@ -74,8 +76,10 @@ def test_pairs():
     diverging[0, 3] = True
     axes = plot_pairs(draws, diverging=diverging, truth={"a": 0.0, "b": 1.0}, units={"a": "m"})
     assert axes.shape == (3, 3)
-    assert not axes[0, 1].axison and axes[1, 0].axison
-    assert axes[2, 0].get_xlabel() == "a [m]" and axes[1, 0].get_ylabel() == "b"
+    assert not axes[0, 1].axison
+    assert axes[1, 0].axison
+    assert axes[2, 0].get_xlabel() == "a [m]"
+    assert axes[1, 0].get_ylabel() == "b"
     points, marks = axes[1, 0].collections
     np.testing.assert_allclose(points.get_offsets(), np.stack([draws["a"].ravel(), draws["b"].ravel()], axis=1))
     np.testing.assert_allclose(marks.get_offsets(), [[draws["a"][0, 3], draws["b"][0, 3]]])
@@ -112,10 +116,12 @@ def test_track(ax):
     means = RNG.normal(size=(50, 2)).cumsum(axis=0)
     covs = np.broadcast_to(np.eye(2), (50, 2, 2))
     returned = plot_track(means, covs, truth=means + 0.1, landmarks=np.zeros((4, 2)), num_ellipses=10, ax=ax)
-    assert returned is ax and len(ax.patches) == 10
+    assert returned is ax
+    assert len(ax.patches) == 10
     np.testing.assert_allclose(ax.patches[-1].center, means[-1])
     assert legend(ax) == ["truth", "estimate", "90% of the belief", "landmarks"]
-    assert ax.get_xlabel() == "x [m]" and ax.get_aspect() == 1.0
+    assert ax.get_xlabel() == "x [m]"
+    assert ax.get_aspect() == 1.0
 
 
 def test_ess_and_evidence(ax):
@@ -126,7 +132,8 @@ def test_ess_and_evidence(ax):
     assert left is ax
     np.testing.assert_array_equal(left.lines[0].get_ydata(), ess)
     np.testing.assert_array_equal(right.lines[0].get_ydata(), log_evidence)
-    assert "of 100" in left.get_ylabel() and right.get_ylabel() == "log evidence [nats]"
+    assert "of 100" in left.get_ylabel()
+    assert right.get_ylabel() == "log evidence [nats]"
 
 
 def test_cloud_shows_living_particles_and_the_mixture(ax):

@@ -15,7 +15,7 @@ from probinf.inference.posterior import Posterior
 # Four particles with weights 0.1, 0.2, 0.3, 0.4.
 WEIGHTED = Posterior(
     {"x": np.array([[1.0, 2.0, 4.0, 8.0]]), "v": np.array([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]])},
-    log_weights=np.log([[0.1, 0.2, 0.3, 0.4]]) + 700.0,  # unnormalised, beyond exp without shifting
+    log_weights=np.log([[0.1, 0.2, 0.3, 0.4]]) + 800.0,  # unnormalised, beyond exp without shifting
     log_evidence=-12.5,
     log_evidence_sd=0.2,
     method="SMC",
@@ -114,7 +114,8 @@ def test_a_constant_or_broken_scalar_is_never_a_number():
     x[2, 7, 1] = np.nan
     found = diagnose(x)
     for values in (found.r_hat, found.ess_bulk, found.ess_tail, found.mcse_mean):
-        assert np.isnan(values[:2]).all() and np.isfinite(values[2])
+        assert np.isnan(values[:2]).all()
+        assert np.isfinite(values[2])
     assert found.is_constant.tolist() == [True, False, False]
 
 
@@ -141,21 +142,25 @@ def test_summary_of_a_good_run():
     summary = posterior.summary()
     text = str(summary)
     assert summary.names == ("mu", "theta[A]", "theta[B]", "theta[C]")
-    assert summary.is_trustworthy and "No problem found. R-hat at most 1.0" in text
+    assert summary.is_trustworthy
+    assert "No problem found. R-hat at most 1.0" in text
     np.testing.assert_allclose(summary["mean"][1:], posterior.mean("theta"))
     np.testing.assert_allclose(summary["sd"][1:], posterior.sd("theta"))
     np.testing.assert_allclose(summary["95%"][1:], posterior.quantile("theta", 0.95))
-    assert text == repr(summary) and text.splitlines()[0].startswith("schools: NUTS")
+    assert text == repr(summary)
+    assert text.splitlines()[0].startswith("schools: NUTS")
     row = next(line for line in text.splitlines() if line.startswith("theta[B]"))
     assert f"{posterior.mean('theta')[1]:.4g}" in row.split()
 
 
-def test_summary_of_chains_that_disagree():
+@pytest.mark.parametrize(("offset", "low", "high"), [(0.6, 1.02, 1.06), (1.5, 1.1, 1.5)])
+def test_summary_of_chains_that_disagree(offset, low, high):
     posterior = independent()
-    moved = {**posterior.draws, "mu": posterior["mu"] + np.array([0.0, 0.0, 0.0, 1.0])[:, None]}
+    moved = {**posterior.draws, "mu": posterior["mu"] + np.array([0.0, 0.0, 0.0, offset])[:, None]}
     summary = Posterior(moved).summary()
+    assert low < summary["R-hat"][0] < high
     assert not summary.is_trustworthy
-    assert any("R-hat 1." in line and "(mu; 1 above 1.01): do not trust yet; run longer" in line for line in summary.verdict)
+    assert any("(mu; 1 above 1.01): do not trust yet; run longer" in line for line in summary.verdict)
 
 
 def test_summary_of_a_slow_chain():
@@ -173,7 +178,10 @@ def test_summary_of_a_slow_chain():
     [
         (np.random.default_rng(0).normal(size=(1, 1000)), "One chain: R-hat is not computable"),
         (np.full((4, 100), 1.5), "Constant: x never moved"),
-        (np.concatenate([np.random.default_rng(0).normal(size=(3, 100)), np.zeros((1, 100))]), "1 chain(s) never moved"),
+        (
+            np.concatenate([np.random.default_rng(0).normal(size=(3, 100)), np.zeros((1, 100))]),
+            "1 chain(s) never moved",
+        ),
         (np.random.default_rng(0).normal(size=(4, 3)), "3 draw(s) in a chain"),
         (np.array([[1.0, np.nan] * 50] * 4), "200 value(s) are not finite"),
     ],
@@ -181,7 +189,8 @@ def test_summary_of_a_slow_chain():
 def test_what_cannot_be_computed_is_never_a_pass(draws, expected):
     summary = Posterior({"x": draws}).summary()
     assert expected in str(summary)
-    assert not summary.is_trustworthy and "No problem" not in str(summary)
+    assert not summary.is_trustworthy
+    assert "No problem" not in str(summary)
 
 
 def test_low_energy_fraction_is_reported():
@@ -193,12 +202,15 @@ def test_low_energy_fraction_is_reported():
 
 def test_warnings_of_the_run_are_part_of_the_verdict():
     summary = independent(warnings=("3 divergent transition(s)",)).summary()
-    assert "! 3 divergent transition(s)" in str(summary) and not summary.is_trustworthy
+    assert "! 3 divergent transition(s)" in str(summary)
+    assert not summary.is_trustworthy
 
 
 def test_summary_of_weighted_draws():
     text = str(WEIGHTED.summary())
-    assert "R-hat" not in text and "ESS Kish" in text and "distinct" in text
+    assert "R-hat" not in text
+    assert "ESS Kish" in text
+    assert "distinct" in text
     assert "Effective draws 3.3 of 4: a few draws carry all the weight" in text
     assert "Log evidence -12.500 +- 0.2 nats" in text
 
@@ -208,22 +220,27 @@ def test_a_collapsed_population_says_how_many_values_are_left():
     summary = Posterior({"x": x, "c": np.ones((1, 1200))}, log_weights=np.zeros((1, 1200))).summary()
     assert "x has 3 distinct values left" in str(summary)
     assert "Constant: c has one value left" in str(summary)
-    assert np.isfinite(summary["MCSE"][0]) and np.isnan(summary["MCSE"][1])
+    assert np.isfinite(summary["MCSE"][0])
+    assert np.isnan(summary["MCSE"][1])
 
 
 def test_evidence_lines():
     base = {"draws": WEIGHTED.draws, "log_weights": WEIGHTED.log_weights, "log_evidence": -3.0}
     assert "error unknown" in str(Posterior(**base).summary())
     rough = Posterior(**base, log_evidence_sd=2.5).summary()
-    assert "The error of the log evidence is 2.5" in str(rough) and not rough.is_trustworthy
+    assert "The error of the log evidence is 2.5" in str(rough)
+    assert not rough.is_trustworthy
 
 
 def test_huge_sites_are_shown_in_part_and_small_ones_in_full():
     rng = np.random.default_rng(0)
-    posterior = Posterior({"state": rng.normal(size=(2, 50, 300)), "a": rng.normal(size=(2, 50)), "b": rng.normal(size=(2, 50))})
+    posterior = Posterior(
+        {"state": rng.normal(size=(2, 50, 300)), "a": rng.normal(size=(2, 50)), "b": rng.normal(size=(2, 50))}
+    )
     lines = str(posterior.summary(max_rows=6)).splitlines()
     assert sum(line.startswith("state[") for line in lines) == 4
-    assert any(line.startswith("a ") for line in lines) and any(line.startswith("b ") for line in lines)
+    assert any(line.startswith("a ") for line in lines)
+    assert any(line.startswith("b ") for line in lines)
     assert any("296 more of 'state'" in line for line in lines)
     assert posterior.summary(max_rows=6)["mean"].shape == (302,)  # the numbers are all there
     assert len(posterior.summary(sites=["a"]).names) == 1
@@ -250,8 +267,10 @@ def test_to_arviz_keeps_everything():
     assert tree["posterior"]["school"].values.tolist() == ["A", "B", "C"]
     np.testing.assert_array_equal(tree["posterior"]["theta"].sel(school="B"), posterior["theta"][..., 1])
     assert set(tree["sample_stats"].data_vars) == {"lp", "diverging", "log_weight"}
-    assert tree.attrs["log_evidence"] == -2.0 and tree.attrs["log_evidence_sd"] == 0.1
-    assert tree.attrs["warnings"] == ["careful"] and tree.attrs["model"] == "schools"
+    assert tree.attrs["log_evidence"] == -2.0
+    assert tree.attrs["log_evidence_sd"] == 0.1
+    assert tree.attrs["warnings"] == ["careful"]
+    assert tree.attrs["model"] == "schools"
 
 
 def test_to_arviz_names_leading_axes_that_have_none():
@@ -285,7 +304,8 @@ def test_files_keep_every_field(tmp_path):
         for name in before:
             np.testing.assert_array_equal(before[name], after[name])
     np.testing.assert_array_equal(loaded.log_weights, posterior.log_weights)
-    assert loaded.dims == posterior.dims and loaded.coords == posterior.coords
+    assert loaded.dims == posterior.dims
+    assert loaded.coords == posterior.coords
     assert [file.name for file in tmp_path.iterdir()] == ["posterior.npz"]  # no temporary file is left
 
 
@@ -295,10 +315,10 @@ def test_broken_files_are_named_and_nothing_is_unpickled(tmp_path):
     whole = path.read_bytes()
     for broken in (b"", whole[: len(whole) // 2], b"not a file at all"):
         path.write_bytes(broken)
-        with pytest.raises(DataError, match="posterior.npz"):
+        with pytest.raises(DataError, match=r"posterior\.npz"):
             Posterior.load(path)
     np.savez(path, x=np.array([{"pickled": 1}], dtype=object))
-    with pytest.raises(DataError, match="posterior.npz"):
+    with pytest.raises(DataError, match=r"posterior\.npz"):
         Posterior.load(path)
     with pytest.raises(FileNotFoundError):
         Posterior.load(tmp_path / "absent.npz")
@@ -321,7 +341,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 @pytest.mark.bad_input
 def test_bad_arguments_are_named():
-    with pytest.raises(UnknownNameError, match="'tehta' is not a site of the posterior of model 'schools'. Did you mean 'theta'"):
+    with pytest.raises(
+        UnknownNameError, match=r"'tehta' is not a site of the posterior of model 'schools'\. Did you mean 'theta'"
+    ):
         independent()["tehta"]
     with pytest.raises(UnknownNameError, match="Did you mean 'R-hat'"):
         independent().summary()["r-hat"]

@@ -82,8 +82,10 @@ def test_parameters_states_and_evidence_agree_with_quadrature(found):
 
 
 def test_the_posterior_describes_itself(found):
-    assert found["phi"].shape == (16, 64) and found["x"].shape == (16, 64, T)
-    assert found.claim == "consistent" and found.log_evidence_sd > 0
+    assert found["phi"].shape == (16, 64)
+    assert found["x"].shape == (16, 64, T)
+    assert found.claim == "consistent"
+    assert found.log_evidence_sd > 0
     assert smc.history(found)["ess"].shape == (16, T)
 
 
@@ -183,17 +185,19 @@ def test_an_interrupt_keeps_the_parameters(found, monkeypatch):
         step(self)
 
     monkeypatch.setattr(_Run, "step", interrupted)
-    with pytest.raises(InferenceError, match="interrupted after 7 of 25 observations") as caught:
+    with pytest.raises(InferenceError, match=r"interrupted after 7 of 25 observations") as caught:
         pi.infer(autoregression(jnp.array(YS)), smc.SMC2(64, 32), seed=0)
     partial = caught.value.partial
-    assert partial.is_partial and set(partial.sites) == {"phi", "q"}
-    assert partial["phi"].shape == (1, 64) and smc.history(partial)["ess"].shape == (1, 7)
+    assert partial.is_partial
+    assert set(partial.sites) == {"phi", "q"}
+    assert partial["phi"].shape == (1, 64)
+    assert smc.history(partial)["ess"].shape == (1, 7)
 
 
 def test_death_names_the_observation(found):
     del found
     ys = jnp.array(YS).at[5].set(1e200)  # squares overflow: the density is zero for every parameter
-    with pytest.raises(InferenceError, match="observation 5 .*probability zero"):
+    with pytest.raises(InferenceError, match=r"observation 5 .*probability zero"):
         pi.infer(autoregression(ys), smc.SMC2(64, 32), seed=0)
 
 
@@ -223,7 +227,11 @@ def test_models_without_a_loop_or_a_parameter_are_refused():
 
         jax.lax.scan(step, 0.0, ys)
 
-    for program, message in ((flat(), "TemperedSMC"), (walk(jnp.array(YS)), "no static"), (switching(jnp.array(YS)), "'k'")):
+    for program, message in (
+        (flat(), "TemperedSMC"),
+        (walk(jnp.array(YS)), "no static"),
+        (switching(jnp.array(YS)), "'k'"),
+    ):
         with pytest.raises(ModelError, match=message):
             pi.infer(program, smc.SMC2(16, 16), seed=0)
 

@@ -181,7 +181,7 @@ def test_a_program_without_latent_sites_is_refused():
         pi.infer(observed(), smc.SMC(16), seed=0)
 
 
-# -- populations ---------------------------------------------------------------------------------------------------------
+# -- populations ---------------------------------------------------------------------------------------------------
 
 
 def test_evidence_and_last_state_of_a_hidden_markov_model_are_exact():
@@ -196,7 +196,9 @@ def test_evidence_and_last_state_of_a_hidden_markov_model_are_exact():
     weights = np.exp(found.log_weights)
     mass = (weights * found["z"][:, :, -1]).mean(axis=1)
     assert agrees(mass, forward[1])
-    assert found.claim == "unbiased" and "population" in found.method and "no static parameter" in found.method
+    assert found.claim == "unbiased"
+    assert "population" in found.method
+    assert "no static parameter" in found.method
 
 
 def test_evidence_of_a_gaussian_walk_and_its_error():
@@ -208,7 +210,8 @@ def test_evidence_of_a_gaussian_walk_and_its_error():
     runs = smc.history(found)["y/log_evidence"][:, -1]
     assert agrees(np.exp(runs - exact), 1.0)
     assert found.log_evidence_sd == pytest.approx(np.std(np.exp(runs - exact), ddof=1) / 4, rel=0.2)
-    assert found["x"].shape == (16, 2000, n) and found["x0"].shape == (16, 2000)
+    assert found["x"].shape == (16, 2000, n)
+    assert found["x0"].shape == (16, 2000)
     assert smc.history(found)["y/ess"].shape == (16, n)
     assert found.warnings == ()
 
@@ -236,7 +239,9 @@ def test_a_discrete_parameter_has_its_exact_posterior():
     log_z = []
     for scale in (0.5, 1.5):
         cov = scale**2 * np.minimum.outer(times, times) + 0.25 * np.eye(n)
-        log_z.append(-0.5 * (np.asarray(YS) @ np.linalg.solve(cov, np.asarray(YS)) + np.linalg.slogdet(2 * np.pi * cov)[1]))
+        log_z.append(
+            -0.5 * (np.asarray(YS) @ np.linalg.solve(cov, np.asarray(YS)) + np.linalg.slogdet(2 * np.pi * cov)[1])
+        )
     joint = 0.5 * np.exp(log_z)
     found = pi.infer(switching_walk(YS), smc.SMC(500, num_runs=32), seed=0)
     weights = np.exp(found.log_weights)
@@ -272,7 +277,7 @@ def test_smc2_is_chosen_and_gets_its_sizes(num_particles, size, monkeypatch):
     assert seen == [smc.SMC2(size, size, threshold=0.4, num_runs=3)]
 
 
-# -- faults ---------------------------------------------------------------------------------------------------------------
+# -- faults --------------------------------------------------------------------------------------------------------
 
 
 def test_a_population_that_dies_names_the_site_and_the_step():
@@ -286,10 +291,13 @@ def test_a_population_that_dies_names_the_site_and_the_step():
         jax.lax.scan(step, 0.0, ys)
 
     ys = jnp.array([0.1, 0.2, 500.0, 0.1])
-    with pytest.raises(InferenceError, match=r"(?s)all 100 particles died at site 'y'.*step 2 of 4.*light-tailed") as caught:
+    with pytest.raises(
+        InferenceError, match=r"(?s)all 100 particles died at site 'y'.*step 2 of 4.*light-tailed"
+    ) as caught:
         pi.infer(bounded(ys), smc.SMC(100, num_runs=2), seed=0)
     series = caught.value.partial["history"]["y/log_evidence"]
-    assert np.isfinite(series[:, :2]).all() and np.isneginf(series[:, 2:]).all()
+    assert np.isfinite(series[:, :2]).all()
+    assert np.isneginf(series[:, 2:]).all()
 
 
 def test_nan_weights_name_the_site_and_the_step():

@@ -36,7 +36,7 @@ def agrees(samples, exact):
     return abs(samples.mean() - exact) <= bound * error
 
 
-# -- models with closed forms ------------------------------------------------------------------------------------------
+# -- models with closed forms --------------------------------------------------------------------------------------
 
 
 @pi.model
@@ -88,7 +88,8 @@ def test_evidence_and_moments_are_those_of_the_closed_form(case):
     assert agrees(np.exp(runs - log_z), 1.0)
     assert agrees(found[site].mean(axis=1), mean)
     assert agrees(((found[site] - mean) ** 2).mean(axis=1), variance)
-    assert found.claim == "consistent" and found.log_evidence_sd < 0.05
+    assert found.claim == "consistent"
+    assert found.log_evidence_sd < 0.05
     assert found.summary().is_trustworthy, str(found)
 
 
@@ -100,7 +101,8 @@ def test_the_ladder_meets_the_effective_sample_size_it_aims_at(case, threshold):
     assert (past["inverse_temperature"][:, -1] == 1.0).all()
     for ladder, ess in zip(past["inverse_temperature"], past["ess"], strict=True):
         steps = int(np.argmax(ladder == 1.0)) + 1  # a run that is there waits for the others
-        assert steps > 1 and (np.diff(ladder[:steps]) > 0).all()
+        assert steps > 1
+        assert (np.diff(ladder[:steps]) > 0).all()
         np.testing.assert_allclose(ess[: steps - 1], threshold * 1024, rtol=1e-9)
         assert ess[steps - 1] >= threshold * 1024
 
@@ -126,7 +128,8 @@ def test_the_next_temperature_is_exact_for_likelihoods_skewed_either_way(spread,
 def test_impossible_particles_do_not_count_towards_the_goal():
     log_likelihood = jnp.array([-jnp.inf] * 90 + list(np.linspace(-50, 0, 10)))
     beta, ess = next_inverse_temperature(log_likelihood, jnp.array(0.0), jnp.array(0.5))
-    assert 0 < beta < 1 and ess == pytest.approx(5.0, rel=1e-9)
+    assert 0 < beta < 1
+    assert ess == pytest.approx(5.0, rel=1e-9)
     assert np.isneginf(np.asarray(powers(log_likelihood, beta))[:90]).all()
 
 
@@ -165,7 +168,7 @@ def test_moves_leave_their_target_unchanged(key):
     assert agrees((batches**2).mean(axis=1), 12.0)
 
 
-# -- NumPyro ------------------------------------------------------------------------------------------------------------
+# -- NumPyro -------------------------------------------------------------------------------------------------------
 
 
 def eight_schools(se, y):
@@ -194,7 +197,7 @@ def test_eight_schools_of_numpyro_agrees_with_nuts():
     assert found.dims["theta"] == ("school",)
 
 
-# -- verdicts ------------------------------------------------------------------------------------------------------------
+# -- verdicts ------------------------------------------------------------------------------------------------------
 
 
 @pi.model
@@ -213,12 +216,13 @@ def test_moves_that_do_not_mix_are_reported():
 
 def test_moves_are_doubled_until_they_mix():
     past = smc.history(pi.infer(ridge(), smc.TemperedSMC(256, num_moves=2, max_moves=16, num_leapfrog=2), seed=0))
-    assert past["num_moves"].max() > 2 and set(past["num_moves"].ravel()) <= {2, 4, 8, 16}
+    assert past["num_moves"].max() > 2
+    assert set(past["num_moves"].ravel()) <= {2, 4, 8, 16}
     easy = past["num_moves"] < 16
     assert (past["autocorrelation"][easy] <= 0.3).all()
 
 
-# -- caching, faults ------------------------------------------------------------------------------------------------------
+# -- caching, faults -----------------------------------------------------------------------------------------------
 
 
 def test_a_second_call_with_new_data_compiles_nothing():
@@ -262,9 +266,12 @@ def test_a_likelihood_of_nan_names_the_site_and_counts():
 
 
 def test_too_many_temperatures_end_with_the_particles_so_far():
-    with pytest.raises(InferenceError, match=r"(?s)2 temperatures were not enough.*inverse temperature.*effective") as caught:
+    with pytest.raises(
+        InferenceError, match=r"(?s)2 temperatures were not enough.*inverse temperature.*effective"
+    ) as caught:
         pi.infer(trials(jnp.array(18)), smc.TemperedSMC(1024, num_runs=RUNS, threshold=0.9, max_temperatures=2), seed=0)
-    assert caught.value.partial.is_partial and caught.value.partial["p"].shape == (RUNS, 1024)
+    assert caught.value.partial.is_partial
+    assert caught.value.partial["p"].shape == (RUNS, 1024)
 
 
 def test_a_temperature_that_stalls_ends_the_run(monkeypatch):
@@ -276,7 +283,9 @@ def test_a_temperature_that_stalls_ends_the_run(monkeypatch):
         return new._replace(inverse_temperature=half), info
 
     monkeypatch.setattr(TemperingPrograms, "_step", stuck)
-    with pytest.raises(InferenceError, match=r"no longer moves: inverse temperature 0.01, effective sample size .* step 2"):
+    with pytest.raises(
+        InferenceError, match=r"no longer moves: inverse temperature 0.01, effective sample size .* step 2"
+    ):
         pi.infer(normal(jnp.array([1.0, 2.0])), smc.TemperedSMC(33), seed=0)
 
 
@@ -289,10 +298,11 @@ def test_an_interrupt_keeps_the_particles(monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(tempered._Run, "append", interrupted)
-    with pytest.raises(InferenceError, match="interrupted at inverse temperature .* after 2 step") as caught:
+    with pytest.raises(InferenceError, match=r"interrupted at inverse temperature .* after 2 step") as caught:
         pi.infer(trials(jnp.array(18)), smc.TemperedSMC(1024, num_runs=RUNS), seed=0)
     partial = caught.value.partial
-    assert partial.is_partial and "tempered posterior" in partial.warnings[0]
+    assert partial.is_partial
+    assert "tempered posterior" in partial.warnings[0]
     assert smc.history(partial)["ess"].shape == (RUNS, 2)
 
 

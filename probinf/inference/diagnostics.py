@@ -77,7 +77,7 @@ def _diagnose(draws: np.ndarray) -> Diagnostics:
 
 
 def split_chains(x: np.ndarray) -> np.ndarray:
-    """First and last halves of each chain as chains of their own: (scalars, chains, draws) to (scalars, 2 chains, half)."""
+    """Halves of chains as chains of their own: (scalars, chains, draws) to (scalars, 2 chains, draws // 2)."""
     half = x.shape[2] // 2
     return np.concatenate([x[:, :, :half], x[:, :, x.shape[2] - half :]], axis=1)
 

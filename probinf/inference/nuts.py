@@ -124,7 +124,9 @@ class NUTS(AbstractMethod):
                 run.geometry, z = laplace_geometry(programs, target, operands, key_mode, starts)
                 run.warm_up_laplace(z, self._num_warmup, bar)
                 if run.is_repaired:
-                    run.notes.append("Laplace metric: the mean curvature is not positive definite; is the model proper?")
+                    run.notes.append(
+                        "Laplace metric: the mean curvature is not positive definite; is the model proper?"
+                    )
             else:
                 run.warm_up(jnp.asarray(starts), self._num_warmup, bar)
             draws = run.draw(self.num_draws, self.thinning, bar)
@@ -143,6 +145,7 @@ class NUTS(AbstractMethod):
             program: the program of the earlier run.
             posterior: the result of `run` with the same settings, interrupted or not, possibly loaded from a file.
             num_draws: steps to add; by default what an interrupted run still lacks.
+            progress: show a bar.
 
         Raises:
             ArgumentError: the posterior cannot be continued by this method with these settings.
@@ -169,14 +172,18 @@ class NUTS(AbstractMethod):
             raise KeyboardInterrupt("interrupted before the first draw")
         more = self._posterior(target, run, draws, posterior.seconds + time.perf_counter() - started)
         joined = {name: np.concatenate([posterior[name], more[name]], axis=1) for name in more.sites}
-        stats = {name: np.concatenate([posterior.sample_stats[name], v], axis=1) for name, v in more.sample_stats.items()}
+        stats = {
+            name: np.concatenate([posterior.sample_stats[name], v], axis=1) for name, v in more.sample_stats.items()
+        }
         notes = _notes(stats, self.max_tree_depth, run.notes)
         return dataclasses.replace(more, draws=joined, sample_stats=stats, warnings=notes)
 
     def _prepare(self, program: Any, keys: list[jax.Array]) -> tuple[Any, Run]:
         target = program
         if hasattr(program, "unconstrained"):
-            target = program.unconstrained(non_centred=self.non_centred) if self.non_centred else program.unconstrained()
+            target = (
+                program.unconstrained(non_centred=self.non_centred) if self.non_centred else program.unconstrained()
+            )
         _check_target(target)
         operands = jax.tree.map(jnp.asarray, target.operands)
         if self.keep is not None:

@@ -33,9 +33,7 @@ _LAPLACE_PHASES = (0.1, 0.15, 0.25)  # shares of warm-up after which the Laplace
 class ModelPrograms:
     """Everything compiled for one model and number of chains."""
 
-    def __init__(
-        self, target: Any, num_chains: int, metric: Metric, max_tree_depth: int, method: ChainMethod
-    ) -> None:
+    def __init__(self, target: Any, num_chains: int, metric: Metric, max_tree_depth: int, method: ChainMethod) -> None:
         layout = FlatLayout(target.position_shapes)
 
         def logdensity(operands: Any, x: jax.Array) -> jax.Array:
@@ -183,7 +181,7 @@ class Run:
         return jax.tree.map(lambda *pieces: np.concatenate(pieces, axis=1), *kept)
 
     def constrain(self, x: np.ndarray, keep: Sequence[str] | None) -> dict[str, np.ndarray]:
-        """Latent and deterministic values at positions of shape (chains, draws, dim), in blocks of one compiled size."""
+        """Latent and deterministic values at positions (chains, draws, dim), in blocks of one compiled size."""
         chains, draws, dim = x.shape
         flat = x.reshape(chains * draws, dim)
         blocks: dict[str, list[np.ndarray]] = {}
@@ -266,5 +264,3 @@ def bar_for(show: Any, total: int, label: str) -> Iterator[Progress | None]:
         return
     with Progress(total, label) as bar:
         yield bar
-
-

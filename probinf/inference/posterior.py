@@ -288,4 +288,7 @@ def scalar_names(posterior: Posterior, site: str) -> list[str]:
     for size, dim in zip(shape, dims, strict=True):
         coords = posterior.coords.get(dim) if dim is not None else None
         labels.append([str(c) for c in coords] if coords is not None and len(coords) == size else range(size))
-    return [f"{site}[{', '.join(str(axis[i]) for axis, i in zip(labels, index, strict=True))}]" for index in np.ndindex(*shape)]
+    return [
+        f"{site}[{', '.join(str(axis[i]) for axis, i in zip(labels, index, strict=True))}]"
+        for index in np.ndindex(*shape)
+    ]

@@ -103,7 +103,9 @@ def given_starts(
             raise UnknownNameError(name, names, "latent site", where)
     missing = sorted(names - set(values))
     if missing:
-        raise ArgumentError(f"init: no value for {', '.join(map(repr, missing[:5]))} of {where}; every latent site needs one.")
+        raise ArgumentError(
+            f"init: no value for {', '.join(map(repr, missing[:5]))} of {where}; every latent site needs one."
+        )
     shapes = {n: tuple(leaf.shape) for n, leaf in jax.eval_shape(target.constrain, operands, _abstract(layout)).items()}
     rows = []
     arrays = {name: _as_array(name, value) for name, value in values.items()}
@@ -116,7 +118,9 @@ def given_starts(
         for name, value in position.items():
             bad = ~np.isfinite(np.asarray(value))
             if bad.any():
-                raise ArgumentError(f"init: {name!r} = {_short(assignment[name])} is outside the support of its distribution.")
+                raise ArgumentError(
+                    f"init: {name!r} = {_short(assignment[name])} is outside the support of its distribution."
+                )
         rows.append(np.asarray(layout.ravel(position)))
     starts = np.stack(rows)
     legal = np.asarray(programs.are_legal(operands, jnp.asarray(starts)))
@@ -151,7 +155,7 @@ def _row(name: str, array: np.ndarray, shape: tuple[int, ...], num_chains: int, 
     if array.shape == shape:
         return array
     if array.shape == (num_chains, *shape):
-        return array[chain]
+        return np.asarray(array[chain])
     raise ArgumentError(
         f"init: {name!r} has shape {array.shape}, expected {shape}, or {(num_chains, *shape)} for one start per chain."
     )

@@ -158,7 +158,9 @@ def _chain_faults(posterior: Posterior, found: Diagnostics, names: tuple[str, ..
         faults.append(f"Constant: {names[constant[0]]}{more} never moved; not a sign of convergence.")
     stuck = np.flatnonzero((found.stuck_chains > 0) & ~found.is_constant)
     if stuck.size:
-        faults.append(f"{int(found.stuck_chains[stuck].max())} chain(s) never moved (seen in {names[stuck[0]]}): not usable.")
+        faults.append(
+            f"{int(found.stuck_chains[stuck].max())} chain(s) never moved (seen in {names[stuck[0]]}): not usable."
+        )
     over = np.flatnonzero(found.r_hat > R_HAT_LIMIT)
     if over.size:
         worst = int(np.nanargmax(found.r_hat))
@@ -170,14 +172,16 @@ def _chain_faults(posterior: Posterior, found: Diagnostics, names: tuple[str, ..
         needed = ESS_PER_CHAIN * posterior.num_chains
         if np.any(ess < needed):
             worst = int(np.nanargmin(ess))
-            faults.append(f"{kind} ESS {ess[worst]:.0f} ({names[worst]}), below {needed}: estimates are rough; run longer.")
+            faults.append(
+                f"{kind} ESS {ess[worst]:.0f} ({names[worst]}), below {needed}: estimates are rough; run longer."
+            )
     energy = posterior.sample_stats.get("energy")
     if energy is not None and energy.shape[1] >= 4:
         fraction = e_bfmi(np.asarray(energy, np.float64))
         if np.any(fraction < _E_BFMI_LIMIT):
             faults.append(
-                f"E-BFMI {np.nanmin(fraction):.2f}, below {_E_BFMI_LIMIT}: heavy tails or a funnel are explored slowly; "
-                "reparameterise."
+                f"E-BFMI {np.nanmin(fraction):.2f}, below {_E_BFMI_LIMIT}: heavy tails or a funnel are explored "
+                "slowly; reparameterise."
             )
     return faults
 
@@ -204,7 +208,9 @@ def _weighted(
     }
     faults = []
     if ess < ESS_PER_CHAIN:
-        faults.append(f"Effective draws {ess:.1f} of {weights.size}: a few draws carry all the weight; use more particles.")
+        faults.append(
+            f"Effective draws {ess:.1f} of {weights.size}: a few draws carry all the weight; use more particles."
+        )
     constant = distinct == 1
     if constant.any():
         faults.append(f"Constant: {names[int(np.argmax(constant))]} has one value left; not a sign of convergence.")

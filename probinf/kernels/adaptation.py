@@ -144,7 +144,7 @@ class Segment(NamedTuple):
 
 
 def warmup_segments(num_warmup: int, metric: Metric) -> list[Segment]:
-    """Stan's schedule: 75 steps to arrive, windows of 25, 50, 100, ... steps that learn the scale, 50 for the step size.
+    """Stan's schedule: 75 steps to arrive, windows of 25, 50, 100, ... that learn the scale, 50 for the step size.
 
     The last window is stretched to the end of the slow phase. Below 150 steps the three phases take 15, 75 and 10
     percent; below 20, or with a fixed metric, only the step size is adapted.

@@ -6,12 +6,12 @@ $$P = \begin{pmatrix} A & B^T \\ B & D \end{pmatrix}, \quad
   C = \begin{pmatrix} C_A & 0 \\ W & C_D \end{pmatrix}, \quad
   A = C_A C_A^T,\; W = B C_A^{-T},\; C_D C_D^T = D - W W^T.$$
 
-x = C⁻ᵀ z costs dim (bandwidth + arrow) operations instead of dim²: 1000 states take microseconds instead of a millisecond.
+x = C⁻ᵀ z costs dim (bandwidth + arrow) operations instead of dim²: for 1000 states microseconds, not a millisecond.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,8 +74,8 @@ def plan_band(pattern: Bool[np.ndarray, "dim dim"]) -> BandPlan | None:
 def seeds(plan: BandPlan) -> Float[np.ndarray, "tangents dim"]:
     """Vectors whose products with a symmetric matrix that the plan covers give all of its entries.
 
-    Columns 2 bandwidth + 1 apart share no row of the band, so one product serves them all; the arrow's columns follow one
-    by one.
+    Columns 2 bandwidth + 1 apart share no row of the band, so one product serves them all; the arrow's columns follow,
+    each by itself.
 
     References:
         Curtis, Powell & Reid (1974), On the estimation of sparse Jacobian matrices.
@@ -104,7 +104,7 @@ def matrix_from_products(plan: BandPlan, products: Float[np.ndarray, "tangents d
     return result
 
 
-def banded_scale(precision: Float[np.ndarray, "dim dim"], plan: BandPlan, dtype: np.dtype) -> tuple[BandedScale, bool]:
+def banded_scale(precision: Float[np.ndarray, "dim dim"], plan: BandPlan, dtype: Any) -> tuple[BandedScale, bool]:
     """Factor a precision matrix that the plan covers; also whether it had to be repaired.
 
     A matrix that is not positive definite gets a growing share of its own absolute diagonal added.

@@ -200,7 +200,7 @@ class ChainPrograms:
 
 
 def _in_threads(jobs: list[Callable[[], Any]]) -> list[Any]:
-    """Run jobs side by side; compiled code releases the interpreter. Waiting can be interrupted, a running job cannot."""
+    """Run jobs side by side: compiled code releases the interpreter. An interrupt waits for the jobs to end."""
     if len(jobs) == 1:
         return [jobs[0]()]
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

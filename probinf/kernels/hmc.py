@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo moves of a whole population: BlackJAX's kernel, one step size and metric for all particles."""
+"""Hamiltonian Monte Carlo moves of a whole population by BlackJAX's kernel: one step size and metric for all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class HMCPopulation(NamedTuple):
 
 
 def start_population(position: Float[Array, "particles dim"], logdensity: LogDensity) -> HMCPopulation:
-    """Look at every particle with a target. Call it again when the target changes: old densities would bias the moves."""
+    """Look at every particle with a target, again when the target changes, or old densities bias the moves."""
     value, gradient = jax.vmap(jax.value_and_grad(logdensity))(position)
     return HMCPopulation(position, value, gradient)
 

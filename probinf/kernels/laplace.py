@@ -1,7 +1,7 @@
 r"""Coordinates from the curvature of the log density: for posteriors of many, badly scaled dimensions.
 
-With precision P = -∇² log p and P = C Cᵀ (Cholesky), x = mode + C⁻ᵀ z turns N(mode, P⁻¹) into a standard normal, whatever
-its condition number. Sample covariances would need many more draws than dimensions for that; curvature needs none.
+With precision P = -∇² log p and P = C Cᵀ (Cholesky), x = mode + C⁻ᵀ z turns N(mode, P⁻¹) into a standard normal,
+whatever its condition number. Sample covariances would need many more draws than dimensions for that; curvature none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Mode(NamedTuple):
 
 
 class CurvaturePrograms:
-    """Compiled value and gradient, products with the negative Hessian, and L-BFGS of one log density of (operands, x)."""
+    """Compiled value and gradient, products with the negative Hessian, and L-BFGS of one log density."""
 
     def __init__(self, logdensity: LogDensity) -> None:
         self.value_and_grad = counted(jax.value_and_grad(logdensity, argnums=1))

@@ -1,9 +1,9 @@
 """Emit a whole sampler as one native function on CPU.
 
-XLA's CPU backend normally runs every operation of a loop body as a separate call, some 50 ns each: for a model of a few
-hundred floating point operations that is most of the run time. Marked as a "small call", a function is compiled into one
-native function instead: three to seven times faster for small models, and quicker to compile. The marks are not
-documented, so every use is a trial with a fallback.
+XLA's CPU backend normally runs every operation of a loop body as a separate call: for a model of a few hundred floating
+point operations that is most of the run time. Marked as a "small call", a function is compiled into one native function
+instead: three to seven times faster for small models, quicker to compile. The marks are not documented, so every use
+is a trial with a fallback.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The No-U-Turn sampler for several chains: BlackJAX's kernel in whitened coordinates, compiled once per model.
 
 One compiled program advances a chain by up to `capacity` steps, in warm-up and in sampling alike; how many steps, and
-whether they adapt, are arguments. A host loop calls it. Randomness of step n is `fold_in(chain key, n)`: the draws do not
-depend on how the run is cut into pieces.
+whether they adapt, are arguments. A host loop calls it. Randomness of step n is `fold_in(chain key, n)`: the draws do
+not depend on how the run is cut into pieces.
 """
 
 from __future__ import annotations
@@ -65,15 +65,17 @@ class Draws(NamedTuple):
     step_size: Array
 
 
-def _whiten(logdensity: LogDensity, operands: Any, shift: Array, scale: BandedScale | Array) -> Callable[[Array], Array]:
+def _whiten(
+    logdensity: LogDensity, operands: Any, shift: Array, scale: BandedScale | Array
+) -> Callable[[Array], Array]:
     return lambda z: logdensity(operands, shift + apply_scale(scale, z))
 
 
 def unit_metric() -> Any:
     """BlackJAX's description of a standard normal momentum, for positions that are vectors.
 
-    Momenta of many dimensions are drawn in blocks: XLA would spread one long draw over threads, which costs more than it
-    gains and which native code cannot do.
+    Momenta of many dimensions are drawn in blocks: XLA would spread one long draw over threads, which costs more than
+    it gains and which native code cannot do.
     """
     from blackjax.mcmc.metrics import Metric as KernelMetric
 

@@ -153,7 +153,7 @@ def shape_remedy(found: tuple[int, ...], expected: tuple[int, ...], *, fits: boo
     except ValueError:
         return "Pass data of that shape, or change the arguments of the model that set it."
     call = f": value.reshape({expected})" if np.prod(found) == np.prod(expected) else ""
-    return f"The two would broadcast to {joined}, an outer product, so this is refused. Reshape the data{call}."
+    return f"The two would broadcast to {joined}, an outer product, so this is refused. Reshape the data{call}, or open a pi.plate around the site."
 
 
 def _axes(site: Site) -> str:

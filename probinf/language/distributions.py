@@ -31,9 +31,19 @@ def flatten(distribution: dist.Distribution) -> tuple[list[jax.Array], Any]:
 
 
 def draw(distribution: dist.Distribution, key: jax.Array) -> jax.Array:
-    """One draw of shape `batch_shape + event_shape`."""
+    """One draw of shape `batch_shape + event_shape`.
+
+    Raises:
+        NotImplementedError: the distribution is improper.
+    """
     with standard_promotion():
         return jnp.asarray(distribution.sample(key))
+
+
+def stand_in(distribution: dist.Distribution) -> jax.Array:
+    """Some value in the support, of a draw's shape: what an improper distribution offers in place of a draw."""
+    with standard_promotion():
+        return distribution.support.feasible_like(jnp.zeros(distribution.shape()))
 
 
 @functools.lru_cache(maxsize=8)
@@ -43,8 +53,16 @@ def abstract_key() -> Any:
 
 
 def draw_type(leaves: Sequence[Any], structure: Any) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of a draw, found without computing one."""
-    out = jax.eval_shape(lambda ls, key: draw(jax.tree.unflatten(structure, ls), key), list(leaves), abstract_key())
+    """Shape and dtype of a draw, found without computing one; improper distributions have a type as well."""
+
+    def one(ls: list, key: jax.Array) -> jax.Array:
+        distribution = jax.tree.unflatten(structure, ls)
+        try:
+            return draw(distribution, key)
+        except NotImplementedError:
+            return stand_in(distribution)
+
+    out = jax.eval_shape(one, list(leaves), abstract_key())
     return tuple(out.shape), out.dtype
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from probinf.errors import DataError, ModelError
-from probinf.language.distributions import draw, log_density, standard_promotion
+from probinf.language.distributions import draw, log_density, stand_in, standard_promotion
 from probinf.language.evaluate import Handler, Records
 from probinf.language.primitives import Site, bind_factor, bind_observe, bind_sample, deterministic_p
 
@@ -58,8 +58,22 @@ class Forward(Handler):
 
     def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
         if value is None:
-            value = draw(distribution, self._key(state))
+            value = self.draw(site, distribution, state)
         return value, state, _record(site, value)
+
+    def draw(self, site: Site, distribution: Any, state: Any) -> Any:
+        """A new value for a site.
+
+        Raises:
+            ModelError: the site's distribution is improper.
+        """
+        try:
+            return draw(distribution, self._key(state))
+        except NotImplementedError:
+            raise ModelError(
+                f"Site {site.label}: {site.family} cannot be drawn from, and particles and simulation draw every latent "
+                "site. Use a proper prior, or a method that needs the density only, such as pi.NUTS()."
+            ) from None
 
     def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
         if self.predict:
@@ -234,6 +248,12 @@ class Unconstrain(Forward):
     def __init__(self, non_centred: frozenset[str] = frozenset()) -> None:
         super().__init__()
         self.non_centred = non_centred
+
+    def draw(self, site: Site, distribution: Any, state: Any) -> Any:
+        try:
+            return draw(distribution, self._key(state))
+        except NotImplementedError:  # a start of some kind: an improper prior has no draws
+            return stand_in(distribution)
 
     def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
         value, state, _ = super().sample(site, distribution, value, state)

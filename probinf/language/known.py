@@ -130,7 +130,7 @@ def _equation(eqn: Any, operands: list[Value], wanted: list[bool], found: Findin
         return unknown
     if eqn.primitive.name == "iota":
         shape, axis = eqn.params["shape"], eqn.params["dimension"]
-        return [_broadcast(np.arange(shape[axis], dtype=eqn.params["dtype"]), shape, (axis,))]
+        return [_broadcast(np.arange(shape[axis], dtype=eqn.params["dtype"]), tuple(map(int, shape)), (axis,))]
     if eqn.primitive.name == "cholesky" and isinstance(operands[0], np.ndarray):
         return [_cholesky(operands[0], found)]
     return [_apply(eqn.primitive.name, eqn.params, operands)]
@@ -194,7 +194,7 @@ _MOVES: dict[str, Callable[[np.ndarray, dict], np.ndarray]] = {
     "transpose": lambda x, p: np.transpose(x, p["permutation"]),
     "slice": lambda x, p: x[tuple(map(slice, p["start_indices"], p["limit_indices"], p["strides"] or (1,) * x.ndim))],
     "rev": lambda x, p: np.flip(x, p["dimensions"]),
-    "broadcast_in_dim": lambda x, p: _broadcast(x, p["shape"], p["broadcast_dimensions"]),
+    "broadcast_in_dim": lambda x, p: _broadcast(x, tuple(map(int, p["shape"])), p["broadcast_dimensions"]),
 }
 
 

@@ -46,9 +46,6 @@ UNSUPPORTED = {
     "handlers.replay around scan": "use numpyro.handlers.condition or substitute with stacked values.",
     "data for a part of a scan": "give every iteration a value, or scan twice: once over the data, once onwards.",
     "scan or cond inside a plate": "open the plate inside of the function that scan or cond calls.",
-    "a distribution without draws": (
-        "particles and simulation draw every site (ImproperUniform cannot); use a wide proper prior, or numpyro.factor."
-    ),
     "funsor (handlers.collapse, enum)": "use pi.enumerate on the program, or an SMC method, for discrete latent sites.",
 }
 
@@ -107,8 +104,6 @@ class Translate(numpyro.primitives.Messenger):
         if is_latent:
             if not _is_one(scale):
                 raise unsupported("handlers.scale on a latent site", _label(msg))
-            if isinstance(_base(distribution), dist.ImproperUniform):
-                raise unsupported("a distribution without draws", _label(msg))
             distribution = self._unmasked(msg, distribution)
             site, distribution = _site(name, distribution, msg["cond_indep_stack"], called_with_obs())
             msg["value"] = statements.draw_at(site, distribution)

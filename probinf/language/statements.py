@@ -127,13 +127,7 @@ def draw_at(site: Site, distribution: dist.Distribution) -> jax.Array:
             "all of them would share one draw. Use `with pi.plate(name, size):`, or pi.vmap in place of jax.vmap, for "
             "independent draws."
         )
-    try:
-        (value,) = bind_sample(site, distribution, *token)
-    except NotImplementedError:
-        raise ModelError(
-            f"Site {site.label}: {site.family} cannot be drawn from, and particles and simulation draw every latent "
-            "site. Use a proper prior, and pi.factor for the rest of the density."
-        ) from None
+    (value,) = bind_sample(site, distribution, *token)
     return value
 
 

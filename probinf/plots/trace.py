@@ -40,6 +40,13 @@ def plot_trace(
             ax.axhline(truth, color=TRUTH, label="truth")
         if diverging is not None and np.any(diverging):
             where = np.flatnonzero(np.any(np.asarray(diverging, bool), axis=0))
-            ax.plot(where, np.full(where.size, 0.0), "|", color="black", transform=ax.get_xaxis_transform(), label="divergence")
+            ax.plot(
+                where,
+                np.full(where.size, 0.0),
+                "|",
+                color="black",
+                transform=ax.get_xaxis_transform(),
+                label="divergence",
+            )
         ax.set(xlabel="draw", ylabel=named(name, unit), xlim=(0, max(values.shape[1] - 1, 1)))
     return ax

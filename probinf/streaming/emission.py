@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ from probinf.streaming.system import System
 
 
 def observe_log(
-    system: System, log: Log, *, t0: float | None = None, together: float = 0.0, name: str = "x"
+    system: System, log: Log, *, t0: Any = None, together: Any = 0.0, name: str = "x"
 ) -> jax.Array:
     """Draw the states at the times of a log and observe its events, inside a model.
 
@@ -40,7 +42,7 @@ def observe_log(
     """
     if not len(log):
         raise DataError("log: it holds no events.")
-    rows = _Rows(log, float(log.times[0]) if t0 is None else float(t0), together)
+    rows = _Rows(log, float(log.times[0]) if t0 is None else float(t0), float(together))
     prior = system.prior if isinstance(system.prior, dist.Distribution) else system.prior.as_distribution()
     x0 = sample(f"{name}0", prior)
     if rows.first is not None:
@@ -114,3 +116,13 @@ def _observe(system: System, log: Log, x: jax.Array, events: Any, name: str) -> 
         )
         log_factor = log_factor + jax.lax.switch(jnp.asarray(index[slot]) + 1, branches, *arguments)
     factor(name, log_factor)
+
+
+def _scorer(system: System, sensor: str, shape: tuple[int, ...], input_shape: tuple[int, ...] | None) -> Callable:
+    def score(x: jax.Array, values: jax.Array, observed: jax.Array, inputs: jax.Array) -> jax.Array:
+        size = math.prod(shape)
+        given = None if input_shape is None else inputs[: math.prod(input_shape)].reshape(input_shape)
+        value, seen = values[:size].reshape(shape), observed[:size].reshape(shape)
+        return system.sensor_log_prob(sensor, x, value, seen, given).astype(system.dtype)
+
+    return score

@@ -1,0 +1,86 @@
+"""The README's model is run as it stands and its printed numbers compared with exact ones; so are the pages' blocks."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import probinf as pi
+import smc
+from tests.kalman import local_level_log_evidence
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.relaxed_promotion("documentation is written for JAX's ordinary settings")
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_the_readme_prints_what_it_says_and_that_is_right(capsys):
+    text = (ROOT / "README.md").read_text()
+    (code,) = blocks("README.md")
+    assert len(code.strip().splitlines()) < 20
+    scope: dict = {}
+    with jax.enable_x64(False):  # as a newcomer's JAX is set up; the simulated series depends on it
+        exec(code, scope)
+    printed = capsys.readouterr().out.strip()
+    drifts = np.linspace(1e-3, 3.0, 1500)
+    log_joint = np.array([local_level_log_evidence(np.asarray(scope["y"]), q, 1.0) for q in drifts])
+    log_joint += np.log(2 / np.sqrt(2 * np.pi)) - drifts**2 / 2
+    weights = np.exp(log_joint - log_joint.max())
+    evidence = np.log(weights.sum() * (drifts[1] - drifts[0])) + log_joint.max()
+    mean = (weights * drifts).sum() / weights.sum()
+    # The README quotes the exact values to the digits shown.
+    assert f"{mean:.3f} and {evidence:.2f}" in text
+    first, second, estimate = map(float, re.findall(r"-?\d+\.\d+", printed))
+    # Posterior sd 0.063; 0.02 is more than 4 standard errors of either method, and 0.5 nats of the evidence's.
+    assert abs(first - mean) < 0.02
+    assert abs(second - mean) < 0.025
+    assert abs(estimate - evidence) < 0.5
+
+
+def test_the_quickstart_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = jnp.linspace(-1.0, 1.0, 20)
+    scope: dict = {"x": x, "y": 2.0 * x + 0.1 * jnp.sin(9.0 * x), "jax": jax}
+    for code in blocks("docs/quickstart.md"):
+        exec(code, scope)
+    assert abs(scope["posterior"].mean("slope") - 2.0) < 0.2
+    assert (tmp_path / "line.npz").exists()
+
+
+def test_the_validity_page_runs():
+    P, q = jnp.array([[0.7, 0.3], [0.2, 0.8]]), jnp.array([0.2, 0.9])
+    scope: dict = {"pi": pi, "dist": dist, "jax": jax, "P": P, "q": q, "ys": jnp.array([1, 0])}
+    for code in blocks("docs/validity.md"):
+        exec(code, scope)
+    law = scope["law"]
+    evidence = law.expectation(lambda population: np.exp(population.log_evidence))
+    assert abs(evidence - sum(scope["exact"].values())) < 1e-12
+
+
+def test_the_streaming_page_runs():
+    def F(dt):
+        return jnp.eye(4) + dt * jnp.eye(4, k=2)
+
+    def Q(dt):
+        return dt * jnp.eye(4)
+
+    scope: dict = {
+        "pi": pi, "smc": smc, "dist": dist, "jnp": jnp, "F": F, "Q": Q,
+        "beacon": jnp.array([9.0, 3.0]), "key": jax.random.key(0), "events": [(0.1, "gps", [0.0, 0.1])],
+    }  # fmt: skip
+    for code in blocks("docs/streaming.md"):
+        exec(code, scope)
+    assert scope["belief"].as_mixture(4).means.shape == (4, 4)
+    assert float(scope["belief"].time) == 0.3
+
+
+def test_every_page_is_in_the_navigation():
+    pages = {p.name for p in (ROOT / "docs").glob("*.md")}
+    assert pages == set(re.findall(r": (\S+\.md)", (ROOT / "mkdocs.yml").read_text()))
