@@ -2,7 +2,7 @@
 
     python -m benchmarks.mutants [--quick] [--json FILE]
 
-A mutant is the library's own source with one piece of text replaced. The columns: the relative error of E[Zhat] (what a
+A mutant is the library's own source with one piece of text replaced. Columns: the relative error of E[Zhat] (what a
 test of the evidence alone would have to find, by sampling), the largest error of the measure on whole traces relative to
 Z, and the first check that kills it. A mutant that survives makes the program exit with status 1.
 """
@@ -178,7 +178,7 @@ class Seeded:
         staging._cache.clear()
 
 
-# -- checks: each returns None, or what it found ------------------------------------------------------------------------
+# -- checks: each returns None, or what it found --------------------------------------------------------------
 
 
 def measure(mutant: Mutant, _: types.ModuleType) -> tuple[float, float]:
@@ -220,7 +220,9 @@ def halves(_: Mutant, module: types.ModuleType) -> str | None:
             weights = np.exp(log_weights) / np.exp(log_weights).sum()
             scheme = law(jnp.asarray(log_weights), 4)
             shape = scheme.num_uniforms()
-            run = jax.jit(jax.vmap(lambda u, s=scheme, shape=shape: s.from_uniforms(jnp.broadcast_to(u, shape), s.log_weights)))
+            run = jax.jit(
+                jax.vmap(lambda u, s=scheme, shape=shape: s.from_uniforms(jnp.broadcast_to(u, shape), s.log_weights))
+            )
             children = np.asarray(run(grid))
             mean = np.bincount(children.reshape(-1), minlength=n)[:n] / points
             if np.abs(mean - 4 * weights).max() > 4 * 8 / points:

@@ -32,6 +32,7 @@ DATA = pathlib.Path(__file__).parent / "data" / "uwb_outdoor"
 # The data's README: white acceleration 0.5 m2/s3, range sd 0.25 m, outlier sd 1.5 m, 5 % outliers.
 NOMINAL = {"range_sd": 0.25, "acceleration": 0.5, "outlier_share": 0.05}
 OUTLIER_SD = 1.5
+BURST = 0.02  # s: the four anchors report within 4 ms of each other every 100 ms, and share one state
 STRETCH = {"recording": "los_a1", "start": 210.0, "seconds": 5.0}
 
 
@@ -64,8 +65,7 @@ def unknown_noise(log: pi.Log, height: float, start: Any) -> jax.Array:
     acceleration = pi.sample("acceleration", dist.LogNormal(jnp.log(0.5), 1.0))
     outlier_share = pi.sample("outlier_share", dist.Beta(1.0, 9.0))
     system = walker(range_sd, acceleration, outlier_share, height, start)
-    # The four anchors report in bursts of 4 ms, 100 ms apart: one state per burst.
-    return pi.observe_log(system, log, together=0.02)
+    return pi.observe_log(system, log, together=BURST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,8 +211,9 @@ def infer_noise(recording: Recording, run: Any, sizes: Sizes, seed: int) -> tupl
     log = recording.log.between(begin, end)
     start = np.asarray(run.means)[np.searchsorted(run.times, begin)]
     program = unknown_noise(log, recording.height, start)
+    nuts = dataclasses.replace(sizes.nuts, init=smoothed_start(log, recording.height, start))
     posteriors = {
-        "NUTS": pi.infer(program, sizes.nuts, seed=seed),
+        "NUTS": pi.infer(program, nuts, seed=seed),
         "SMC²": pi.infer(program, sizes.smc2, seed=seed),
     }
     rows = []
@@ -220,6 +221,14 @@ def infer_noise(recording: Recording, run: Any, sizes: Sizes, seed: int) -> tupl
         (m1, s1, e1), (m2, s2, e2) = (_moments(p, name) for p in posteriors.values())
         rows.append(Agreement(name, (m1, s1), (m2, s2), abs(m1 - m2) / float(np.hypot(e1, e2)), s2 / s1))
     return rows, posteriors
+
+
+def smoothed_start(log: pi.Log, height: float, start: np.ndarray) -> dict[str, Any]:
+    """Where the chains start: the nominal noise levels, and the states that a Kalman smoother finds with them."""
+    smoother = walker(**NOMINAL, height=height, start=start).filter(smc.EKF(gate=9.0))
+    means = np.asarray(smoother.smooth(log, t0=log.times[0]).means)
+    rows = np.searchsorted(log.times, pi.state_times(log, together=BURST))
+    return {**NOMINAL, "x0": means[0], "x": means[rows]}
 
 
 def _moments(posterior: pi.Posterior, name: str) -> tuple[float, float, float]:

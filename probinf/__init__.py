@@ -40,6 +40,7 @@ _WHERE = {
     "sample": "probinf.language.statements",
     "scope": "probinf.language.statements",
     "state_space": "probinf.streaming",
+    "state_times": "probinf.streaming.emission",
     "vmap": "probinf.language.statements",
 }
 
@@ -80,5 +81,5 @@ if TYPE_CHECKING:
     from probinf.representations.mixture import GaussianMixture
     from probinf.representations.population import Population
     from probinf.streaming import Filter, Log, Sensor, System, state_space
-    from probinf.streaming.emission import observe_log
+    from probinf.streaming.emission import observe_log, state_times
     from probinf.transformations.algorithms import enumerate_program, population, recorded

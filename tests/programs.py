@@ -183,7 +183,11 @@ def nested_plates():
 def unequal_factors():
     """Executions that meet zero, one or two factors."""
     a = pi.sample("a", dist.Categorical(jnp.array([0.5, 0.2, 0.3])))
-    two = lambda: [pi.factor("f0", -0.3), pi.factor("f1", 0.4)] and None  # noqa: E731
+
+    def two():
+        pi.factor("f0", -0.3)
+        pi.factor("f1", 0.4)
+
     jax.lax.cond(a == 2, two, lambda: None)
     b = pi.sample("b", dist.Bernoulli(jnp.where(a == 2, 0.2, 0.6)))
     jax.lax.cond(b == 1, lambda: pi.factor("g", -0.8 * number(a)), lambda: None)

@@ -96,10 +96,8 @@ FAMILIES = {
 
 #: One of each kind of parameters and of sampler; the laws of the others are compared in the slow lane.
 COMMON = [
-    "normal-batch", "student-t", "gamma", "beta", "uniform", "truncated-normal-low", "bernoulli", "binomial", "poisson",
-    "categorical", "ordered-logistic", "multinomial", "dirichlet", "multivariate-normal", "low-rank-normal",
-    "gaussian-random-walk", "lkj-cholesky", "delta", "to-event", "expanded", "masked", "affine", "mixture-same-family",
-    "mixture-general",
+    "normal-batch", "gamma", "truncated-normal-low", "bernoulli", "binomial", "poisson", "categorical", "dirichlet",
+    "multivariate-normal", "gaussian-random-walk", "to-event", "expanded", "affine", "mixture-same-family",
 ]  # fmt: skip
 LANES = 3
 MANY = 700
@@ -150,7 +148,10 @@ def test_lanes_have_the_shape_of_the_family(name):
     leaves, structure = family(name)
     one = jax.tree.unflatten(structure, leaves)
     for mapped in (*patterns(leaves), [False] * len(leaves)):
-        wide = [jax.ShapeDtypeStruct((LANES, *x.shape) if m else x.shape, x.dtype) for x, m in zip(leaves, mapped, strict=True)]
+        wide = [
+            jax.ShapeDtypeStruct((LANES, *x.shape) if m else x.shape, x.dtype)
+            for x, m in zip(leaves, mapped, strict=True)
+        ]
 
         def run(wide, key, mapped=mapped):
             return draw(lanes(wide, structure, mapped, LANES), key)
@@ -187,7 +188,7 @@ def test_lanes_have_the_density_and_the_law_of_the_family_and_are_independent(na
         return
     together, separate = statistic(together), statistic(separate)
     for i in range(LANES):
-        assert stats.ks_2samp(together[:, i], separate[:, i]).pvalue > ALPHA, f"lane {i}"
+        assert stats.ks_2samp(together[:, i], separate[:, i], method="asymp").pvalue > ALPHA, f"lane {i}"
     assert stats.spearmanr(together[:, 0], together[:, 1]).pvalue > ALPHA, "lanes share their draws"
 
 

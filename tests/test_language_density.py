@@ -202,7 +202,9 @@ def test_given_values_factor_the_joint():
     program = local_level(3)
     values = {"drift": 0.4, "level": YS[:3], "y": YS[1:]}
     joint = float(program.log_density(values))
-    assert float(program.given(y=YS[1:]).log_density({"drift": 0.4, "level": YS[:3]})) == pytest.approx(joint, rel=1e-14)
+    assert float(program.given(y=YS[1:]).log_density({"drift": 0.4, "level": YS[:3]})) == pytest.approx(
+        joint, rel=1e-14
+    )
     both = program.given(y=YS[1:]).given(drift=0.4)
     assert float(both.log_density({"level": YS[:3]})) == pytest.approx(joint, rel=1e-14)
     at_once = program.given(y=YS[1:], drift=0.4)

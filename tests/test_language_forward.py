@@ -198,7 +198,7 @@ def test_a_site_in_a_primitive_that_cannot_hold_one_is_refused():
     def reduced():
         return jax.lax.reduce(jnp.ones(3), 0.0, lambda a, b: a + b * uniform("u"), (0,))
 
-    with pytest.raises(ModelError, match="'u' .*stands inside the JAX primitive 'reduce'"):
+    with pytest.raises(ModelError, match=r"'u' .*stands inside the JAX primitive 'reduce'"):
         reduced().run(0)
 
 

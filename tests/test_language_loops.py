@@ -221,7 +221,15 @@ def test_side_by_side_equals_one_after_the_other_on_unconstrained_space(build):
 
 @pytest.mark.parametrize(
     ("build", "loops"),
-    [(markov, 0), (second_order, 0), (backwards, 0), (constant_carry, 0), (called, 0), (non_centred, 1), (long_memory, 1)],
+    [
+        (markov, 0),
+        (second_order, 0),
+        (backwards, 0),
+        (constant_carry, 0),
+        (called, 0),
+        (non_centred, 1),
+        (long_memory, 1),
+    ],
     ids=lambda x: getattr(x, "__name__", str(x)),
 )
 def test_the_loops_that_should_vanish_do(build, loops):
@@ -259,7 +267,7 @@ def test_a_loop_of_factors_only():
 def test_loops_of_length_zero_and_one():
     @model
     def short(ys):
-        last, path = jax.lax.scan(lambda x, y: (pi.sample("x", dist.Normal(x, 1.0)),) * 2, 0.5, ys)
+        last, _ = jax.lax.scan(lambda x, y: (pi.sample("x", dist.Normal(x, 1.0)),) * 2, 0.5, ys)
         pi.factor("end", last)
 
     np.testing.assert_allclose(short(jnp.zeros(0)).log_density({"x": jnp.zeros(0)}), 0.5)

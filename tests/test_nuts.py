@@ -4,6 +4,11 @@ Draws come from fixed seeds. A comparison at 4 Monte Carlo standard errors fails
 about 150 comparisons in this file: a fresh set of seeds would fail somewhere once in a hundred runs.
 """
 
+import os
+import signal
+import threading
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -515,6 +520,22 @@ def test_row_13_an_interrupted_run_keeps_its_draws_and_continues_to_the_same_end
     assert not any("Interrupted" in note for note in finished.warnings)
 
 
+def test_row_13_a_real_interrupt_is_heard_within_seconds():
+    method = NUTS(num_draws=10_000_000)
+    method_short = NUTS(num_draws=10)
+    method_short.run(conjugate(), 1)  # compiled before the clock starts
+    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
+    started = time.perf_counter()
+    timer.start()
+    try:
+        posterior = method.run(conjugate(), 1)
+    finally:
+        timer.cancel()
+    assert posterior.is_partial
+    assert 1.0 < time.perf_counter() - started < 10.0  # of them 1.5 before the signal
+    assert_moments(posterior["mu"][:, :2000], *conjugate_answer(Y), "mu")
+
+
 def test_row_13_interrupted_in_warm_up_there_is_nothing_to_return(monkeypatch):
     interrupt_after(monkeypatch, 10)
     with pytest.raises(KeyboardInterrupt):
@@ -588,7 +609,7 @@ def test_the_unit_metric_is_blackjax_s_with_unit_masses(key):
 
 @pytest.mark.parametrize("dim", [5, 1000])
 def test_momenta_are_standard_normal(dim, key):
-    """Kolmogorov-Smirnov over 20,000 numbers or more; the level 1e-4 is the false-alarm rate. Blocks must not repeat."""
+    """Kolmogorov-Smirnov over 20,000 numbers or more; the level 1e-4 is the false-alarm rate. No block repeats."""
     from probinf.kernels.nuts import unit_metric
 
     draw = jax.vmap(unit_metric().sample_momentum, in_axes=(0, None))

@@ -60,9 +60,7 @@ def test_three_particles_mean_the_programs_measure(name, scheme):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("num", "scheme", "threshold"), list(itertools.product((1, 2, 3), SCHEMES, (0.0, 0.5, 1.0)))
-)
+@pytest.mark.parametrize(("num", "scheme", "threshold"), list(itertools.product((1, 2, 3), SCHEMES, (0.0, 0.5, 1.0))))
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_whole_grid(name, num, scheme, threshold):
     if num == 3 and (scheme in ("multinomial", "stratified") or (name, num) in TOO_MANY):

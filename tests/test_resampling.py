@@ -96,7 +96,7 @@ def test_systematic_is_unbiased_exactly(log_weights):
     weights = weights_of(log_weights)
     knots = np.unique(np.concatenate([[0.0, 1.0], (CHILDREN * np.cumsum(weights)) % 1.0]))
     mean = np.zeros(SIZE)
-    for a, b in zip(knots[:-1], knots[1:], strict=True):
+    for a, b in itertools.pairwise(knots):
         mean += (b - a) * np.bincount(run("systematic", np.full(CHILDREN, (a + b) / 2), log_weights), minlength=SIZE)
     np.testing.assert_allclose(mean, CHILDREN * weights, atol=1e-9)
 
@@ -110,7 +110,7 @@ def test_stratified_is_unbiased_exactly(log_weights):
     for k in range(CHILDREN):
         inside = ends[(ends > k) & (ends < k + 1)] - k
         knots = np.unique(np.concatenate([[0.0, 1.0], inside]))
-        for a, b in zip(knots[:-1], knots[1:], strict=True):
+        for a, b in itertools.pairwise(knots):
             uniforms = np.full(CHILDREN, 0.5)
             uniforms[k] = (a + b) / 2
             mean[run("stratified", uniforms, log_weights)[k]] += b - a
@@ -123,7 +123,7 @@ def test_multinomial_is_unbiased_exactly(log_weights):
     weights = weights_of(log_weights)
     knots = np.unique(np.concatenate([[0.0, 1.0], np.cumsum(weights)]).clip(0, 1))
     mean = np.zeros(SIZE)
-    for a, b in zip(knots[:-1], knots[1:], strict=True):
+    for a, b in itertools.pairwise(knots):
         children = run("multinomial", np.full(CHILDREN, (a + b) / 2), log_weights)
         mean += (b - a) * np.bincount(children, minlength=SIZE)
     np.testing.assert_allclose(mean, CHILDREN * weights, atol=1e-9)
@@ -134,9 +134,11 @@ def test_residual_is_unbiased_exactly(log_weights):
     """The sure children do not depend on the uniforms, every spare one on its own: integrate the spare ones."""
     weights = weights_of(log_weights)
     rest = CHILDREN * weights - np.floor(CHILDREN * weights + 1e-12)
-    knots = np.unique(np.concatenate([[0.0, 1.0], np.cumsum(rest.clip(0)) / max(rest.clip(0).sum(), 1e-300)]).clip(0, 1))
+    knots = np.unique(
+        np.concatenate([[0.0, 1.0], np.cumsum(rest.clip(0)) / max(rest.clip(0).sum(), 1e-300)]).clip(0, 1)
+    )
     mean = np.zeros(SIZE)
-    for a, b in zip(knots[:-1], knots[1:], strict=True):
+    for a, b in itertools.pairwise(knots):
         children = run("residual", np.full(CHILDREN, (a + b) / 2), log_weights)
         mean += (b - a) * np.bincount(children, minlength=SIZE)
     np.testing.assert_allclose(mean, CHILDREN * weights, atol=1e-9)

@@ -67,13 +67,13 @@ def _diagnose(draws: np.ndarray) -> Diagnostics:
     scores, folded_scores = _normal_scores(split_chains(good))
     low, high = np.quantile(flat, [0.05, 0.95], axis=1)[:, :, None, None]
     tail = np.minimum(_ess(split_chains(1.0 * (good <= low))), _ess(split_chains(1.0 * (good <= high))))
-    results = [nan.copy() for _ in range(4)]
+    r_hat, ess_bulk, ess_tail, mcse_mean = (nan.copy() for _ in range(4))
     if num_chains > 1:
-        results[0][usable] = np.maximum(_r_hat(scores), _r_hat(folded_scores))
-    results[1][usable] = _ess(scores)
-    results[2][usable] = tail
-    results[3][usable] = flat.std(axis=1, ddof=1) / np.sqrt(_ess(split_chains(good)))
-    return Diagnostics(*results, is_constant, stuck)
+        r_hat[usable] = np.maximum(_r_hat(scores), _r_hat(folded_scores))
+    ess_bulk[usable] = _ess(scores)
+    ess_tail[usable] = tail
+    mcse_mean[usable] = flat.std(axis=1, ddof=1) / np.sqrt(_ess(split_chains(good)))
+    return Diagnostics(r_hat, ess_bulk, ess_tail, mcse_mean, is_constant, stuck)
 
 
 def split_chains(x: np.ndarray) -> np.ndarray:
@@ -132,10 +132,10 @@ def _ess(x: np.ndarray) -> np.ndarray:
     if count < 4:
         return np.full(num_scalars, np.nan)
     means = x.mean(axis=2)
-    spectrum = scipy.fft.rfft(x - means[:, :, None], n=scipy.fft.next_fast_len(2 * count, real=True), axis=2)
-    power = np.sum(spectrum.real**2 + spectrum.imag**2, axis=1)  # summing over chains first saves their inverses
     size = scipy.fft.next_fast_len(2 * count, real=True)
-    covariance = scipy.fft.irfft(power, n=size, axis=1)[:, :count] / (count * num_chains)
+    spectrum = np.asarray(scipy.fft.rfft(x - means[:, :, None], n=size, axis=2))
+    power = np.sum(np.real(spectrum * np.conj(spectrum)), axis=1)  # summing over chains first saves their inverses
+    covariance = np.asarray(scipy.fft.irfft(power, n=size, axis=1))[:, :count] / (count * num_chains)
     within = covariance[:, 0] * count / (count - 1.0)
     variance = covariance[:, 0] + (np.var(means, axis=1, ddof=1) if num_chains > 1 else 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -37,19 +37,21 @@ def check_count(argument: str, value: Any, *, minimum: int = 1, maximum: int | N
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ArgumentTypeError(f"{argument}: expected an integer, found {value!r} of type {type(value).__name__}.")
+    value = int(value)
     if value < minimum or (maximum is not None and value > maximum):
         bound = f"an integer >= {minimum}" if maximum is None else f"an integer from {minimum} to {maximum}"
         raise ArgumentError(f"{argument}: expected {bound}, found {value}.")
-    return int(value)
+    return value
 
 
 def check_fraction(argument: str, value: Any) -> float:
     """A number strictly between 0 and 1, or an error that names the argument."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ArgumentTypeError(f"{argument}: expected a number, found {value!r} of type {type(value).__name__}.")
+    value = float(value)
     if not 0.0 < value < 1.0:
         raise ArgumentError(f"{argument}: expected a number strictly between 0 and 1, found {value}.")
-    return float(value)
+    return value
 
 
 def check_option(argument: str, value: Any, options: tuple[Any, ...]) -> Any:

@@ -89,7 +89,9 @@ class NUTS(AbstractMethod):
 
     @property
     def _metric(self) -> Metric:
-        return {False: "diagonal", True: "dense", "laplace": "fixed"}[self.dense_metric]
+        if self.dense_metric == "laplace":
+            return "fixed"
+        return "dense" if self.dense_metric else "diagonal"
 
     @property
     def _num_warmup(self) -> int:
@@ -199,17 +201,9 @@ class NUTS(AbstractMethod):
         return target, Run(programs, operands, keys, float(self.target_acceptance), geometry)
 
     def _posterior(self, target: Any, run: Run, draws: Draws, seconds: float) -> Posterior:
-        stats = {
-            "lp": draws.lp,
-            "energy": draws.energy,
-            "acceptance_rate": draws.acceptance_rate,
-            "diverging": draws.diverging,
-            "tree_depth": draws.tree_depth,
-            "n_steps": draws.n_steps,
-            "step_size": draws.step_size,
-            "reached_max_treedepth": draws.tree_depth >= self.max_tree_depth,
-        }
-        values = run.constrain(draws.x, self.keep)
+        stats = {name: np.asarray(value) for name, value in draws._asdict().items() if name != "x"}
+        stats["reached_max_treedepth"] = stats["tree_depth"] >= self.max_tree_depth
+        values = run.constrain(np.asarray(draws.x), self.keep)
         if run.is_interrupted:
             done = draws.lp.shape[1] * self.thinning
             run.notes.insert(0, f"Interrupted after {done} of {self.num_draws} draws; NUTS.resume continues.")
@@ -236,7 +230,7 @@ def _check_target(target: Any) -> None:
         names = ", ".join(map(repr, target.discrete_sites))
         raise ModelError(
             f"NUTS needs gradients, and model {target.name!r} has discrete latent sites: {names}. Sum them out with "
-            "pi.enumerate(program), or use SMC(), which takes any site."
+            "pi.enumerate_program, or use SMC(), which takes any site."
         )
     conditional = getattr(target, "conditional_sites", ())
     if conditional:

@@ -47,6 +47,7 @@ class ModelPrograms:
         self.curvature = CurvaturePrograms(logdensity)
         self.whitener = Whitener(self.curvature)
         self.constrain = counted(jax.vmap(constrain, in_axes=(None, 0)))
+        self.metric: Metric = metric
         self._chains: dict[Any, ChainPrograms] = {}
         self._build = functools.partial(
             ChainPrograms, logdensity, layout.dim, num_chains, metric, max_tree_depth, CAPACITY, method
@@ -87,7 +88,7 @@ class Run:
     keys: list[jax.Array]
     target_acceptance: float
     geometry: Geometry
-    states: States | None = None
+    states: States = dataclasses.field(default_factory=list)
     next_step: int = 0
     is_interrupted: bool = False
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -128,7 +129,7 @@ class Run:
         """Start the chains at z and adapt step size and scale (Stan's schedule)."""
         chains = self.chains
         self.states = chains.start(self.operands, self.geometry, z)
-        for segment in warmup_segments(num_warmup, chains.metric):
+        for segment in warmup_segments(num_warmup, self.programs.metric):
             for _ in self._advance(segment.num_steps, bar, is_adapting=True, is_collecting=segment.is_collecting):
                 pass
             if segment.renews:

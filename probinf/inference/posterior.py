@@ -226,7 +226,7 @@ class Posterior:
         temporary = f"{path}.{os.getpid()}.part"
         try:
             with open(temporary, "wb") as file:
-                np.savez_compressed(file, **arrays)
+                np.savez_compressed(file, allow_pickle=False, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

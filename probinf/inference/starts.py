@@ -67,15 +67,11 @@ def search(
     programs: StartPrograms, target: Any, layout: FlatLayout, operands: Any, key: jax.Array, draw: Any, how: str
 ) -> Float[np.ndarray, "chains dim"]:
     """Call `draw(key)` for new positions, shape (chains, dim), until every chain has had a legal one."""
-    starts = None
+    starts, found = np.zeros((0, 0)), np.asarray(False)
     for attempt in range(MAX_TRIES):
         x = draw(jax.random.fold_in(key, attempt))
-        legal = np.asarray(programs.are_legal(operands, x))
-        if starts is None:
-            starts, found = np.array(x), legal
-        else:
-            starts = np.where(found[:, None], starts, np.asarray(x))
-            found = found | legal
+        starts = np.where(found[:, None], starts, x) if attempt else np.asarray(x)
+        found = found | np.asarray(programs.are_legal(operands, x))
         if found.all():
             return starts
     chain = int(np.argmin(found))

@@ -193,7 +193,7 @@ def _weighted(
     mean = weights @ matrix
     sd = np.sqrt(weights @ (matrix - mean[None, :]) ** 2)
     low, high = weighted_quantiles(matrix, weights, np.array([0.05, 0.95]))
-    ess = kish_ess(posterior.log_weights)
+    ess = kish_ess(np.asarray(posterior.log_weights))
     distinct = distinct_values(matrix, weights)
     # Repeated values carry no news: the error counts the fewer of effective draws and distinct values.
     effective = np.minimum(ess, distinct)

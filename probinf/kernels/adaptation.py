@@ -30,7 +30,7 @@ class StepSizeState(NamedTuple):
 
     log_step_size: Float[Array, ""]
     log_step_size_average: Float[Array, ""]
-    count: Float[Array, ""]
+    num_updates: Float[Array, ""]
     mean_error: Float[Array, ""]
     anchor: Float[Array, ""]
 
@@ -50,7 +50,7 @@ def update_step_size(
     References:
         Hoffman & Gelman (2014), The No-U-Turn Sampler, equation 6.
     """
-    count = state.count + 1.0
+    count = state.num_updates + 1.0
     weight = 1.0 / (count + _T0)
     # A proposal of energy NaN counts as refused.
     error = target - jnp.where(jnp.isfinite(acceptance_rate), acceptance_rate, 0.0)
@@ -64,7 +64,7 @@ def update_step_size(
 class Moments(NamedTuple):
     """Running means and centred second moments of positions and, for a diagonal metric, of gradients (Welford)."""
 
-    count: Float[Array, ""]
+    num_points: Float[Array, ""]
     mean: Float[Array, " dim"]
     second: Float[Array, ...]
     mean_gradient: Float[Array, " dim"]
@@ -81,7 +81,7 @@ def start_moments(dim: int, dtype: jnp.dtype, metric: Metric) -> Moments:
 
 def update_moments(moments: Moments, x: Float[Array, " dim"], gradient: Float[Array, " dim"]) -> Moments:
     """Add one position and the gradient of the log density there."""
-    count = moments.count + 1.0
+    count = moments.num_points + 1.0
     step = x - moments.mean
     mean = moments.mean + step / count
     outer = (x - mean)[:, None] * step[None, :] if moments.second.ndim == 2 else (x - mean) * step
@@ -104,7 +104,7 @@ def scale_from_moments(moments: Moments, previous: Float[Array, ...]) -> Float[A
     References:
         Seyboldt, Carlson & Carpenter (2026), Preconditioning Hamiltonian Monte Carlo by minimizing Fisher divergence.
     """
-    freedom = jnp.maximum(moments.count - 1.0, 1.0)
+    freedom = jnp.maximum(moments.num_points - 1.0, 1.0)
     if previous.ndim == 1:
         variance = moments.second / freedom
         fisher = jnp.sqrt(variance / (moments.second_gradient / freedom))
@@ -112,8 +112,8 @@ def scale_from_moments(moments: Moments, previous: Float[Array, ...]) -> Float[A
         return jnp.where(jnp.isfinite(variance) & (variance > 0.0), jnp.sqrt(variance), previous)
     dim = previous.shape[0]
     covariance = moments.second / freedom
-    weight = jnp.where(moments.count > 2.0 * dim, 0.005, float(dim)).astype(covariance.dtype)
-    shrunk = (moments.count * covariance + weight * jnp.diag(jnp.diag(covariance))) / (moments.count + weight)
+    weight = jnp.where(moments.num_points > 2.0 * dim, 0.005, float(dim)).astype(covariance.dtype)
+    shrunk = (moments.num_points * covariance + weight * jnp.diag(jnp.diag(covariance))) / (moments.num_points + weight)
     factor = jnp.linalg.cholesky(shrunk)
     return jnp.where(jnp.all(jnp.isfinite(factor)), factor, previous)
 

@@ -129,8 +129,15 @@ def banded_scale(precision: Float[np.ndarray, "dim dim"], plan: BandPlan, dtype:
     inverse = np.empty_like(plan.order)
     inverse[plan.order] = np.arange(plan.order.size)
     corner_inverse = scipy.linalg.solve_triangular(corner, np.eye(plan.num_arrow), lower=True)
-    floats = [jnp.asarray(a, dtype) for a in (columns, rows, arrow, corner_inverse)]
-    return BandedScale(*floats, jnp.asarray(plan.order, jnp.int32), jnp.asarray(inverse, jnp.int32)), load > 0.0
+    scale = BandedScale(
+        jnp.asarray(columns, dtype),
+        jnp.asarray(rows, dtype),
+        jnp.asarray(arrow, dtype),
+        jnp.asarray(corner_inverse, dtype),
+        jnp.asarray(plan.order, jnp.int32),
+        jnp.asarray(inverse, jnp.int32),
+    )
+    return scale, load > 0.0
 
 
 def _factor(p: np.ndarray, plan: BandPlan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

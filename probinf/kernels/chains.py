@@ -36,7 +36,7 @@ def compilations() -> int:
     return _compilations
 
 
-def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+def counted(function: Callable[..., Any]) -> Any:
     """`jax.jit(function)` that adds one to `compilations` whenever it is traced."""
 
     @functools.wraps(function)
@@ -90,7 +90,9 @@ class ChainPrograms:
         self._start_one = functools.partial(start_chain, logdensity, metric)
         self._renew_one = functools.partial(renew_scale, logdensity, metric)
         self._advance_one = functools.partial(advance_chain, logdensity, metric, max_tree_depth, capacity)
-        self._start = self._renew = self._advance = None
+        self._start: Any = None
+        self._renew: Any = None
+        self._advance: Any = None
 
     def start(self, operands: Any, geometry: Geometry, z: Float[Array, "chains dim"]) -> States:
         """Chains at the given whitened positions that have learned nothing."""

@@ -20,6 +20,7 @@ from probinf.kernels.nuts import LogDensity
 
 _MAX_LBFGS_STEPS = 300
 _MAX_NEWTON_STEPS = 30
+_ROWS = 8  # of a Hessian at once: XLA on CPU slows down a hundredfold on wide batches of small matrices
 
 
 class Mode(NamedTuple):
@@ -47,7 +48,8 @@ def _products(logdensity: LogDensity) -> Callable[..., Array]:
         """The product of -∇² log p(x) with each row."""
         gradient = jax.grad(lambda x: -logdensity(operands, x))
         # In blocks: all rows at once would hold as many copies of the model's intermediate values.
-        return jax.lax.map(lambda t: jax.jvp(gradient, (x,), (t,))[1], tangents, batch_size=min(64, tangents.shape[0]))
+        block = min(_ROWS, tangents.shape[0])
+        return jax.lax.map(lambda t: jax.jvp(gradient, (x,), (t,))[1], tangents, batch_size=block)
 
     return products
 
@@ -69,7 +71,7 @@ def _lbfgs(logdensity: LogDensity) -> Callable[..., Array]:
             update, state = optimizer.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
             gain = value - optax.tree.get(state, "value")
             is_done = (gain >= 0.0) & (gain < 1e-3)  # Newton steps take over from here
-            new = x + update
+            new = x + jnp.asarray(update)
             new = jnp.where(jnp.all(jnp.isfinite(new)), new, x)
             return new, state, count + 1, is_done
 
@@ -146,8 +148,8 @@ def scale_from_precision(precision: Float[np.ndarray, "dim dim"]) -> tuple[Float
     """
     precision = 0.5 * (precision + precision.T)
     try:
-        factor = scipy.linalg.cholesky(precision, lower=True)
-        return scipy.linalg.solve_triangular(factor, np.eye(precision.shape[0]), lower=True, trans="T"), False
+        upper = scipy.linalg.cholesky(precision)
+        return scipy.linalg.solve_triangular(upper, np.eye(precision.shape[0])), False
     except scipy.linalg.LinAlgError:
         values, vectors = scipy.linalg.eigh(precision)
         repaired = np.maximum(np.abs(values), 1e-10 * np.max(np.abs(values)))

@@ -102,7 +102,8 @@ def unit_metric() -> Any:
         del position, inv, trans
         return element
 
-    return KernelMetric(sample_momentum, kinetic_energy, is_turning, scale)
+    parts: tuple[Any, ...] = (sample_momentum, kinetic_energy, is_turning, scale)
+    return KernelMetric(*parts)
 
 
 def start_chain(
@@ -162,6 +163,7 @@ def advance_chain(
     """
     import blackjax
 
+    new_hmc_state: Any = blackjax.mcmc.hmc.HMCState
     kernel, metric_of_kernel = blackjax.nuts.build_kernel(), unit_metric()
     dim, dtype = state.z.shape[0], state.z.dtype
     scale = geometry.scale if metric == "fixed" else state.scale
@@ -171,7 +173,7 @@ def advance_chain(
         state, draws = carry
         adapted = state.step_size
         step_size = jnp.exp(jnp.where(is_adapting, adapted.log_step_size, adapted.log_step_size_average))
-        hmc_state = blackjax.mcmc.hmc.HMCState(state.z, state.logdensity, state.gradient)
+        hmc_state = new_hmc_state(state.z, state.logdensity, state.gradient)
         step_key = jax.random.fold_in(key, first_step + n)
         new, info = kernel(step_key, hmc_state, whitened, step_size, metric_of_kernel, max_tree_depth)
         x = geometry.shift + apply_scale(scale, new.position)
@@ -181,7 +183,7 @@ def advance_chain(
         moments = state.moments
         if metric != "fixed":
             # Gradients in x exist for a diagonal scale only; a dense one does not use them.
-            gradient = new.logdensity_grad / scale if scale.ndim == 1 else new.logdensity_grad
+            gradient = new.logdensity_grad / scale if metric == "diagonal" else new.logdensity_grad
             moments = jax.lax.cond(is_collecting, lambda: update_moments(moments, x, gradient), lambda: moments)
         row = Draws(
             x,

@@ -40,7 +40,8 @@ class Whitener:
         """Look at the full Hessian at some points, unless that was done before."""
         dim = points.shape[1]
         if not self._is_learned and dim >= _SMALL:
-            self._plan = plan_band(sum(self.precision(operands, x, dtype) != 0.0 for x in points) > 0)
+            precisions = np.stack([self.precision(operands, x, dtype) for x in points])
+            self._plan = plan_band(np.any(precisions != 0.0, axis=0))
         self._is_learned = True
 
     def precision(self, operands: Any, x: Float[np.ndarray, " dim"], dtype: Any) -> Float[np.ndarray, "dim dim"]:

@@ -195,8 +195,8 @@ def _promote(leaves: Sequence[Any], structure: Any, mapped: Sequence[bool]) -> d
 def _promotes(structure: Any, types: tuple, mapped: tuple[bool, ...]) -> bool:
     """Whether NumPyro's own batching of this family gives every lane draws of its own, of the right shape.
 
-    Checked at an unmistakable lane count. The shape alone is not enough: with an `AffineTransform` whose shift is mapped
-    and a base that is not, one draw of the base is shifted N times, and a mixture may share its component.
+    Checked at an unmistakable lane count. The shape alone is not enough: with an `AffineTransform` whose shift is
+    mapped and a base that is not, one draw of the base is shifted N times, and a mixture may share its component.
     """
     single = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
     batched = [

@@ -177,8 +177,8 @@ class Evaluator:
             if jnp.shape(value)[:1] != (length,):
                 label = next(s.label for s in sites_of(body.jaxpr) if s.name == name)
                 raise DataError(
-                    f"Site {label} stands inside a loop of {length} iterations and takes values stacked along it; found "
-                    f"a value of shape {jnp.shape(value)}."
+                    f"Site {label} stands inside a loop of {length} iterations and takes values stacked along it; "
+                    f"found a value of shape {jnp.shape(value)}."
                 )
         carried, own = handler.loop(state, length)
 

@@ -117,8 +117,8 @@ class Score(Handler):
         expected = _shape(distribution)
         if jnp.shape(value) != expected:
             raise DataError(
-                f"Site {site.label}: the value has shape {jnp.shape(value)} where the site is drawn, expected {expected}."
-                " A value that broadcasts would be counted several times."
+                f"Site {site.label}: the value has shape {jnp.shape(value)} where the site is drawn, expected "
+                f"{expected}. A value that broadcasts would be counted several times."
             )
         return value, log_density(distribution, value)
 
@@ -185,7 +185,9 @@ def standardisation(site: Site, distribution: Any) -> tuple[Any, Any]:
     base = distribution
     while isinstance(base, dist.Independent):
         base = base.base_dist
-    if isinstance(base, dist.ExpandedDistribution) and isinstance(base.base_dist, dist.Normal | dist.MultivariateNormal):
+    if isinstance(base, dist.ExpandedDistribution) and isinstance(
+        base.base_dist, dist.Normal | dist.MultivariateNormal
+    ):
         base = base.base_dist
     if isinstance(base, dist.Normal):
         return (lambda z: base.loc + base.scale * z), (lambda x: (x - base.loc) / base.scale)

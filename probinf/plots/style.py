@@ -46,7 +46,8 @@ def style() -> Iterator[None]:
         from cycler import cycler
     except ImportError as error:
         raise InferenceError("Plots need Matplotlib: pip install 'probinf[plots]'.") from error
-    with matplotlib.rc_context({**_SETTINGS, "axes.prop_cycle": cycler(color=CYCLE)}):
+    settings: Any = {**_SETTINGS, "axes.prop_cycle": cycler(color=CYCLE)}
+    with matplotlib.rc_context(settings):
         yield
 
 

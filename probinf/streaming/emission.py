@@ -60,6 +60,11 @@ def observe_log(
     return jax.lax.scan(step, x0, moves)[1]
 
 
+def state_times(log: Log, *, t0: float | None = None, together: float = 0.0) -> np.ndarray:
+    """Times (seconds) of the states that `observe_log` draws after the first one, shape (T,)."""
+    return _Rows(log, float(log.times[0]) if t0 is None else float(t0), together).times
+
+
 class _Rows:
     """Events grouped by time: `dt` (T,), and per event slot (T, K): sensor index (-1 for none), value, observed, inputs."""
 
@@ -86,9 +91,9 @@ class _Rows:
         self.first = None
         if dt[0] <= 0:
             self.first = tuple(a[0] for a in events)
-            dt, events = dt[1:], tuple(a[1:] for a in events)
+            dt, times, events = dt[1:], times[1:], tuple(a[1:] for a in events)
             controls = None if controls is None else controls[1:]
-        self.dt, self.events, self.controls = dt, events, controls
+        self.dt, self.times, self.events, self.controls = dt, times, events, controls
 
 
 def _observe(system: System, log: Log, x: jax.Array, events: Any, name: str) -> None:

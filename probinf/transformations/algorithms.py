@@ -38,9 +38,7 @@ class _Populated:
     resampling: Resampling
 
     def __call__(self, operands: Any) -> Population:
-        outs, state, history = run_population(
-            self.staged.closed, jax.tree.leaves(operands), self.num, self.resampling
-        )
+        outs, state, history = run_population(self.staged.closed, jax.tree.leaves(operands), self.num, self.resampling)
         particles = jax.tree.unflatten(self.staged.results, outs)
         return Population(particles, state.log_weights, state.log_evidence, history)
 

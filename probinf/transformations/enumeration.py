@@ -8,6 +8,7 @@ support, which re-indexes all live values. Loops are unrolled, so keep enumerate
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import weakref
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from probinf.language.distributions import log_density
 from probinf.language.evaluate import unsupported
 from probinf.language.primitives import STATEMENTS, deterministic_p, observe_p, sample_p
 from probinf.language.sites import has_statements
+from probinf.transformations.host_arithmetic import on_host
 
 _MOST_WORLDS = 1_000_000
 
@@ -127,13 +129,11 @@ class _Worlds:
         if primitive in STATEMENTS:
             return self.statement(eqn, operands)
         if not has_statements(eqn):
-            return self.each(lambda *xs: _jax.bind_equation(eqn, xs), operands)
+            return self.plain(eqn, operands)
         if primitive is _jax.scan_p:
             return self.scan(eqn, operands)
         if primitive is _jax.cond_p:
-            branches = [
-                lambda w, *a, b=b: w.frame(b.jaxpr, b.consts, list(a)) for b in eqn.params["branches"]
-            ]
+            branches = [lambda w, *a, b=b: w.frame(b.jaxpr, b.consts, list(a)) for b in eqn.params["branches"]]
             return self.choose(operands[0], branches, operands[1:])
         if primitive is _jax.while_p:
             return self.while_loop(eqn, operands)
@@ -142,7 +142,20 @@ class _Worlds:
             return self.frame(inner.jaxpr, inner.consts, operands)
         raise unsupported(eqn)
 
-    def each(self, function: Callable, operands: list) -> list:
+    def plain(self, eqn: Any, operands: list) -> list:
+        """An equation without statements: on the host where that is possible, by JAX otherwise."""
+        if eqn.primitive.name == "jit":
+            inner = _jax.callee(eqn)
+            return self.frame(inner.jaxpr, inner.consts, operands)
+        batched = [isinstance(x, _Row) for x in operands]
+        if not any(isinstance(x, jax.Array) and not _plain_array(x) for x in operands):
+            arrays = [x.array if isinstance(x, _Row) else np.asarray(x) for x in operands]
+            result = on_host(eqn.primitive.name, eqn.params, arrays, batched)
+            if result is not None:
+                return [_Row(result, self) if any(batched) else np.asarray(result)]
+        return self.each(lambda *xs: _jax.bind_equation(eqn, xs), operands)
+
+    def each(self, function: Callable, operands: list, compiled: Callable | None = None) -> list:
         """Apply a function in every world; the world axis is padded so that few sizes are ever compiled."""
         if not any(isinstance(x, _Row) for x in operands):
             return [np.asarray(r) for r in function(*operands)]
@@ -153,7 +166,8 @@ class _Worlds:
         index = np.minimum(np.arange(padded), self.size - 1)
         arrays = [x.array[index] if isinstance(x, _Row) else x for x in operands]
         axes = [0 if isinstance(x, _Row) else None for x in operands]
-        results = jax.vmap(function, in_axes=axes, axis_size=padded)(*arrays)
+        mapped = jax.vmap(function, in_axes=axes, axis_size=padded) if compiled is None else compiled(tuple(axes))
+        results = mapped(*arrays)
         return [_Row(np.asarray(r)[: self.size], self) for r in results]
 
     def statement(self, eqn: Any, operands: list) -> list:
@@ -167,12 +181,9 @@ class _Worlds:
             def score(*xs: Any) -> list:
                 return [log_density(jax.tree.unflatten(p["structure"], list(xs[:-1])), xs[-1])]
 
+            (log_factor,) = self.each(score, operands, lambda axes: _density(p["structure"], axes))
         else:
-
-            def score(*xs: Any) -> list:
-                return [jnp.sum(xs[0])]
-
-        (log_factor,) = self.each(score, operands)
+            (log_factor,) = self.each(lambda x: [jnp.sum(x)], operands)
         # Worlds of weight zero keep it, whatever the score of an impossible parameter is.
         self.log_weight = np.where(self.log_weight == -np.inf, -np.inf, self.log_weight + self.rows(log_factor))
         return []
@@ -215,18 +226,17 @@ class _Worlds:
         """
         if self.size == 0:
             return None
-        one = jax.tree.unflatten(
-            params["structure"], [x.array[0] if isinstance(x, _Row) else x for x in leaves]
-        )
+        one = jax.tree.unflatten(params["structure"], [x.array[0] if isinstance(x, _Row) else x for x in leaves])
         if hasattr(one, "enumerate") or not isinstance(_base(one), _FIXED_SUPPORT):
             return None
         support = _combinations(params["site"], one, params["shape"])
 
-        def log_probs(*ls: Any) -> list:
-            law = jax.tree.unflatten(params["structure"], list(ls))
-            return [jax.vmap(lambda v: log_density(law, v))(jnp.asarray(support))]
+        def log_probs(*xs: Any) -> list:
+            law = jax.tree.unflatten(params["structure"], list(xs[:-1]))
+            return [jax.vmap(lambda v: log_density(law, v))(xs[-1])]
 
-        return support, self.rows(self.each(log_probs, leaves)[0])
+        table = self.each(log_probs, [*leaves, support], lambda axes: _table(params["structure"], axes))
+        return support, self.rows(table[0])
 
     # -- control flow ---------------------------------------------------------------------------------------------
 
@@ -285,7 +295,9 @@ class _Worlds:
                 outs = w.frame(body.jaxpr, body.consts, [*inner[n_cond : n_cond + n_body], *inner[n_cond + n_body :]])
                 return loop(w, *inner[: n_cond + n_body], *outs)
 
-            return worlds.choose(again, [lambda w, *inner: list(inner[n_cond + n_body :]), once_more], [*consts, *carry])
+            return worlds.choose(
+                again, [lambda w, *inner: list(inner[n_cond + n_body :]), once_more], [*consts, *carry]
+            )
 
         return loop(self, *operands)
 
@@ -300,8 +312,30 @@ def _support(site: Any, structure: Any, leaves: list, shape: tuple[int, ...]) ->
     if hasattr(law, "enumerate"):
         return law.enumerate()
     support = _combinations(site, law, shape)
-    lp = jax.vmap(lambda v: log_density(law, v))(jnp.asarray(support))
-    return support, np.asarray(lp)
+    one = _density(structure, (*(None,) * len(leaves), 0))
+    return support, np.asarray(one(*leaves, support)[0])
+
+
+# Compiled once per structure of a distribution, for all programs.
+@functools.lru_cache(maxsize=1024)
+def _density(structure: Any, axes: tuple[int | None, ...]) -> Callable:
+    def one(*xs: Any) -> list:
+        return [log_density(jax.tree.unflatten(structure, list(xs[:-1])), xs[-1])]
+
+    return jax.jit(jax.vmap(one, in_axes=axes))
+
+
+@functools.lru_cache(maxsize=1024)
+def _table(structure: Any, axes: tuple[int | None, ...]) -> Callable:
+    def one(*xs: Any) -> list:
+        law = jax.tree.unflatten(structure, list(xs[:-1]))
+        return [jax.vmap(lambda v: log_density(law, v))(xs[-1])]
+
+    return jax.jit(jax.vmap(one, in_axes=axes))
+
+
+def _plain_array(x: Any) -> bool:
+    return not jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 
 #: Families whose support follows from the shapes of their parameters.
@@ -331,5 +365,3 @@ def _combinations(site: Any, law: Any, shape: tuple[int, ...]) -> np.ndarray:
         raise ModelError(f"Site {site.label}: {len(atoms)}^{count} values are too many to enumerate.")
     rows = list(itertools.product(atoms, repeat=count))
     return np.array(rows).reshape(len(rows), *shape)
-
-

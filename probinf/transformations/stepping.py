@@ -45,9 +45,7 @@ def advance_population(
 
     def emitted(log_weights: jax.Array, *rows: jax.Array) -> Any:
         state = State(log_weights, jax.numpy.zeros((), log_weights.dtype))
-        outs, state = population_frame(
-            closed, [Many(r) for r in rows], state, num, rule, resample_first=resample_first
-        )
+        outs, state = population_frame(closed, [Many(r) for r in rows], state, num, rule, resample_first=resample_first)
         return outs, state.log_weights, state.log_evidence
 
     staged, result = jax.make_jaxpr(emitted, return_shape=True)(log_weights, *leaves)

@@ -1,0 +1,106 @@
+"""Cheap JAX primitives evaluated by NumPy, with or without a leading axis of worlds.
+
+Enumeration meets many small arrays of ever new shapes; compiling an addition for each of them costs thousands of times
+more than the addition. Whatever is not in the tables below is left to JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def _select(which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
+    if len(cases) > 2:
+        return np.choose(which, cases)
+    return np.where(which.astype(bool), cases[1], cases[0])
+
+
+#: Elementwise primitives: operands of one shape, the result has the dtype that JAX gives it.
+_ELEMENTWISE: dict[str, Callable] = {
+    "add": np.add,
+    "add_any": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "neg": np.negative,
+    "max": np.maximum,
+    "min": np.minimum,
+    "abs": np.abs,
+    "exp": np.exp,
+    "log": np.log,
+    "log1p": np.log1p,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "is_finite": np.isfinite,
+    "stop_gradient": np.positive,
+    "copy": np.positive,
+    "select_n": _select,
+}
+_LOGICAL: dict[str, Callable] = {"and": np.logical_and, "or": np.logical_or, "not": np.logical_not}
+_REDUCTIONS: dict[str, Callable] = {
+    "reduce_sum": np.sum,
+    "reduce_max": np.max,
+    "reduce_min": np.min,
+    "reduce_and": np.all,
+    "reduce_or": np.any,
+}
+
+
+def on_host(name: str, params: dict[str, Any], operands: Sequence[np.ndarray], batched: Sequence[bool]) -> Any | None:
+    """The result of one primitive, or None when JAX has to compute it.
+
+    Args:
+        name: the primitive's name.
+        params: its parameters.
+        operands: NumPy arrays.
+        batched: which operands have a leading axis of worlds; the result has one when any has.
+    """
+    if not all(x.dtype.kind in "biuf" for x in operands):
+        return None
+    lead = int(any(batched))
+    # Ranks are equal without the leading axis; only the predicate of a select may be a scalar.
+    rank = max((x.ndim - b for x, b in zip(operands, batched, strict=True)), default=0)
+    aligned = [
+        x.reshape((x.shape[0] if b else 1,) * lead + (1,) * (rank - x.ndim + b) + x.shape[b:])
+        for x, b in zip(operands, batched, strict=True)
+    ]
+    with np.errstate(all="ignore"):
+        if name in _ELEMENTWISE:
+            if any(x.dtype.kind == "b" for x in aligned) and name in ("neg", "abs", "stop_gradient", "copy"):
+                return None
+            return _ELEMENTWISE[name](*aligned)
+        if name in _LOGICAL and all(x.dtype == bool for x in aligned):
+            return _LOGICAL[name](*aligned)
+        if name == "div" and aligned[0].dtype.kind == "f":
+            return np.divide(*aligned)
+        if name == "convert_element_type" and np.dtype(params["new_dtype"]).kind in "biuf":
+            (x,) = aligned
+            # Floats outside of the integers' range saturate in XLA and wrap in NumPy.
+            if x.dtype.kind == "f" and np.dtype(params["new_dtype"]).kind in "iu":
+                return None
+            return x.astype(params["new_dtype"])
+        if name in _REDUCTIONS and (name[-2:] != "um" or operands[0].dtype.kind == "f"):
+            (x,) = aligned
+            axes = tuple(a + lead for a in params["axes"])
+            if any(x.shape[a] == 0 for a in axes):
+                return None
+            return _REDUCTIONS[name](x, axis=axes)
+        if name == "broadcast_in_dim" and len(operands) == 1:
+            (x,) = aligned
+            shape = [1] * len(params["shape"])
+            for axis, size in zip(params["broadcast_dimensions"], x.shape[lead:], strict=True):
+                shape[axis] = size
+            return np.broadcast_to(x.reshape((*x.shape[:lead], *shape)), (*x.shape[:lead], *params["shape"]))
+        if name == "squeeze":
+            return np.squeeze(aligned[0], axis=tuple(a + lead for a in params["dimensions"]))
+        if name == "reshape" and params["dimensions"] is None and len(operands) == 1:
+            return aligned[0].reshape((*aligned[0].shape[:lead], *params["new_sizes"]))
+    return None
