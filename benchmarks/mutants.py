@@ -3,8 +3,8 @@
     python -m benchmarks.mutants [--quick] [--json FILE]
 
 A mutant is the library's own source with one piece of text replaced. Columns: the relative error of E[Zhat] (what a
-test of the evidence alone would have to find, by sampling), the largest error of the measure on whole traces relative to
-Z, and the first check that kills it. A mutant that survives makes the program exit with status 1.
+test of the evidence alone would have to find, by sampling), the largest error of the measure on whole traces relative
+to Z, and the first check that kills it. A mutant that survives makes the program exit with status 1.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ _WHERE = {
     "vmap": "probinf.language.statements",
 }
 
-__all__ = [*sorted(_WHERE), "__version__"]  # noqa: PLE0604
+__all__ = [*sorted(_WHERE), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import jax
 import jax.extend.core as jec
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray, Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var, jaxpr_as_fun, jaxprs_in_params
 from jax.extend.core import primitives as _primitives
 from jax.interpreters import ad, batching, mlir
@@ -20,6 +22,7 @@ __all__ = [
     "JaxprEqn",
     "Literal",
     "Primitive",
+    "Tracer",
     "Var",
     "bind_equation",
     "callee",
@@ -34,6 +37,8 @@ __all__ = [
     "shaped",
     "statements_behind",
     "while_p",
+    "x64_enabled",
+    "xla_marks",
 ]
 
 scan_p = _primitives.scan_p
@@ -69,7 +74,7 @@ def bind_equation(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
 
 def literal_value(literal: Literal) -> Any:
     """The value of a literal with the dtype of its abstract value (it may be a bare Python scalar)."""
-    return np.asarray(literal.val, literal.aval.dtype)
+    return np.asarray(literal.val, cast(ShapedArray, literal.aval).dtype)
 
 
 def is_dropped(var: Any) -> bool:
@@ -79,12 +84,25 @@ def is_dropped(var: Any) -> bool:
 
 def shaped(shape: tuple[int, ...], dtype: Any) -> Any:
     """An abstract array."""
-    return jax.core.ShapedArray(shape, dtype)
+    return ShapedArray(shape, dtype)
 
 
 def inside_plain_vmap() -> bool:
     """Whether the code now being traced runs under `jax.vmap`."""
-    return jec.unsafe_am_i_under_a_vmap_DO_NOT_USE()
+    # JAX re-exports the name without an alias, which type checkers read as private.
+    return jec.unsafe_am_i_under_a_vmap_DO_NOT_USE()  # pyright: ignore[reportPrivateImportUsage]
+
+
+def x64_enabled() -> bool:
+    """Whether 64-bit types are enabled here and now (`jax.enable_x64` blocks included)."""
+    return jax.config.read("jax_enable_x64")
+
+
+def xla_marks(**marks: str) -> AbstractContextManager[Any]:
+    """A block whose operations carry these marks for the XLA compiler."""
+    from jax.experimental.xla_metadata import set_xla_metadata
+
+    return set_xla_metadata(**marks)
 
 
 def statements_behind(tracer: Any) -> list[Any]:
@@ -97,7 +115,7 @@ def statements_behind(tracer: Any) -> list[Any]:
         while todo:
             value = todo.pop()
             inner = getattr(value, "val", None)
-            if isinstance(inner, jax.core.Tracer):
+            if isinstance(inner, Tracer):
                 value = inner
             eqn = getattr(value, "parent", None)
             if eqn is None or id(eqn) in seen:
@@ -132,8 +150,8 @@ def define_statement(name: str, abstract: Any, batch: Any, message: str) -> Prim
 
     def refuse_derivative(*_: Any, site: Any = None, **__: Any) -> Any:
         raise ModelError(
-            f"Site {getattr(site, 'label', name)} stands inside jax.grad (or another derivative), which cannot pass through "
-            "a draw. Draw outside of the function that is differentiated, and pass the value in."
+            f"Site {getattr(site, 'label', name)} stands inside jax.grad (or another derivative), which cannot pass "
+            "through a draw. Draw outside of the function that is differentiated, and pass the value in."
         )
 
     ad.primitive_jvps[primitive] = refuse_derivative

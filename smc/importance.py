@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -132,7 +132,7 @@ def _died(
 
 def distinct_static(posterior: Posterior, sites: tuple[str, ...]) -> dict[str, int]:
     """Number of distinct values of positive weight of each site, over all runs."""
-    alive = posterior.log_weights.reshape(-1) > -np.inf
+    alive = cast(np.ndarray, posterior.log_weights).reshape(-1) > -np.inf
     counts = {}
     for name in sites:
         rows = posterior[name].reshape(alive.size, -1)[alive]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import equinox as eqx
 import jax
@@ -163,9 +163,7 @@ class ParticleFilter(AbstractFilterMethod):
             with standard_promotion():
                 mean, cov = moments(motion, "nominal")
                 predicted, noise_cov = moments(system.sensor_distribution(sensor, mean, inputs), "nominal")
-                slope = jax.jacfwd(
-                    lambda x: moments(system.sensor_distribution(sensor, x, inputs), "nominal")[0]
-                )(mean)
+                slope = jax.jacfwd(lambda x: moments(system.sensor_distribution(sensor, x, inputs), "nominal")[0])(mean)
                 slope = jnp.where(seen[:, None], slope, 0)
                 spread = slope @ cov @ slope.T + jnp.where(seen[:, None] & seen[None], noise_cov, 0)
                 spread = spread + jnp.diag(jnp.where(seen, 0, 1).astype(cov.dtype))
@@ -181,7 +179,7 @@ class ParticleFilter(AbstractFilterMethod):
             log_p = log_density(motion, x) + system.sensor_log_prob(sensor, x, value, observed, inputs)
             return system.wrap_angles(x), log_weight + log_p - log_q
 
-        return jax.vmap(one)(state.parents, state.log_weights, noise)
+        return jax.vmap(one)(cast(Array, state.parents), state.log_weights, noise)
 
     def mean(self, state: ParticleState) -> Array:
         weights = jax.nn.softmax(state.log_weights)

@@ -164,7 +164,8 @@ def test_lanes_have_the_shape_of_the_family(name):
 def test_lanes_have_the_density_and_the_law_of_the_family_and_are_independent(name, key):
     """Some parameters differ between lanes; each lane against the family itself with that lane's parameters."""
     leaves, structure = family(name)
-    mapped = patterns(leaves)[-1]
+    # A Pareto holds its scale twice, so its parameters differ between lanes together.
+    mapped = patterns(leaves)[0 if name == "pareto" else -1]
     wide = renormalised(name, [spread(x, m) for x, m in zip(leaves, mapped, strict=True)], mapped)
     axes = [0 if m else None for m in mapped]
 
@@ -248,6 +249,21 @@ def test_lanes_of_lanes():
     densities = [[of_lane(first, structure, j, values[i, j]) for j in range(2)] for i in range(3)]
     np.testing.assert_allclose(log_density(outer, values), np.sum(densities), rtol=1e-12)
     assert len(np.unique(np.asarray(values).reshape(6, -1), axis=0)) == 6
+
+
+def test_bounds_that_differ_between_lanes_bound_their_own_lane(key):
+    """A Pareto's support starts at its scale: each lane has the support, and the bijection, of its own."""
+    leaves, structure = flatten(dist.Pareto(jnp.array([1.0, 1.0]), 3.0))
+    scales = jnp.array([0.5, 1.0, 2.0])
+    wide = [x[None] * scales.reshape(3, *(1,) * x.ndim) if np.allclose(x, 1.0) else x for x in leaves]
+    mapped = [w is not x for w, x in zip(wide, leaves, strict=True)]
+    law = lanes(wide, structure, mapped, 3)
+    values = draw(law, key)
+    expected = stats.pareto.logpdf(np.asarray(values), 3.0, scale=np.asarray(scales)[:, None]).sum()
+    np.testing.assert_allclose(log_density(law, values), expected, rtol=1e-12)
+    assert float(log_density(law, values.at[2, 1].set(1.5))) == -np.inf
+    lower = dist.biject_to(law.support)(jnp.full((3, 2), -200.0))
+    np.testing.assert_allclose(lower, np.repeat(np.asarray(scales)[:, None], 2, axis=1), rtol=1e-12)
 
 
 def of_lane(leaves, structure, j, value):

@@ -54,7 +54,11 @@ CASES = {
     ),
     "from": ("probinf/language/a.py", "from probinf.kernels import b\n", "1: imports probinf.kernels"),
     "relative": ("probinf/kernels/a.py", "from ..inference import b\n", "1: imports probinf.inference"),
-    "relative in a package": ("probinf/kernels/__init__.py", "from ..streaming import b\n", "1: imports probinf.streaming"),
+    "relative in a package": (
+        "probinf/kernels/__init__.py",
+        "from ..streaming import b\n",
+        "1: imports probinf.streaming",
+    ),
     "root": ("probinf/kernels/a.py", "from probinf import infer\n", "1: imports probinf:"),
     "in a function": ("probinf/errors.py", "def f():\n    import smc\n", "2: imports smc"),
     "in a branch": ("probinf/errors.py", "try:\n    import smc\nexcept ImportError:\n    pass\n", "2: imports smc"),

@@ -475,7 +475,6 @@ def _scan_in_plate():
         scan(lambda c, _: (c, None), 0.0, None, length=2)
 
 
-
 def _funsor():
     numpyro.primitives.apply_stack({"type": "to_funsor", "fn": lambda: None, "args": (), "kwargs": {}, "value": None})
 

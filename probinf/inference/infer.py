@@ -12,7 +12,9 @@ from probinf.language.numpyro_models import as_program
 from probinf.random import as_key
 
 
-def infer(program: Any, method: AbstractMethod, *args: Any, seed: Any = 0, progress: bool = True, **kwargs: Any) -> Posterior:
+def infer(
+    program: Any, method: AbstractMethod, *args: Any, seed: Any = 0, progress: bool = True, **kwargs: Any
+) -> Posterior:
     """Draw from the posterior of a program.
 
     Args:

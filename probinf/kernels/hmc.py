@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,9 @@ def move_population(
     kernel = blackjax.hmc.build_kernel()
 
     def one(key: Array, particle: HMCPopulation) -> tuple[HMCPopulation, Array]:
-        state = blackjax.mcmc.hmc.HMCState(particle.position, particle.logdensity, particle.gradient)
+        # BlackJAX annotates the density as a float; it holds a scalar array.
+        density: Any = particle.logdensity
+        state = blackjax.mcmc.hmc.HMCState(particle.position, density, particle.gradient)
         new, info = kernel(key, state, logdensity, step_size, variance, num_leapfrog)
         rate = jnp.where(jnp.isfinite(info.acceptance_rate), info.acceptance_rate, jnp.zeros_like(info.acceptance_rate))
         return HMCPopulation(new.position, new.logdensity, new.logdensity_grad), rate

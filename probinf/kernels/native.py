@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from probinf._jax import xla_marks
+
 #: What the native emitter cannot compile (library calls, scatters of several rows, callbacks), found by trial in JAX
 #: 0.10. A primitive missing here costs a failed compilation, one too many costs speed.
 _UNSUPPORTED = frozenset({
@@ -27,9 +29,7 @@ def as_native(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, marked to be emitted as one native function when it is called inside `jax.jit` on CPU."""
 
     def call(*args: Any) -> Any:
-        from jax.experimental.xla_metadata import set_xla_metadata
-
-        with set_xla_metadata(inlineable="false", xla_cpu_small_call="true"):
+        with xla_marks(inlineable="false", xla_cpu_small_call="true"):
             return jax.jit(function)(*args)
 
     return call

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from probinf._jax import Tracer, x64_enabled
 from probinf.errors import ArgumentTypeError, DataError, ModelError, ProbinfWarning
 from probinf.language.primitives import Site
 
@@ -44,7 +45,7 @@ def check_parameters(name: str, where: str, distribution: Any) -> None:
 
 def _is_known(value: Any) -> bool:
     return isinstance(value, np.ndarray | np.generic | float | int) or (
-        isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
+        isinstance(value, jax.Array) and not isinstance(value, Tracer)
     )
 
 
@@ -131,7 +132,7 @@ def observed_value(site: Site, distribution: Any, obs: Any, *, broadcast: bool =
                 + shape_remedy(tuple(value.shape), expected, fits=fits)
             )
         value = jnp.broadcast_to(value, expected)
-    if not isinstance(value, jax.core.Tracer):
+    if not isinstance(value, Tracer):
         check_values(site, np.asarray(value))
     return jnp.asarray(value)
 
@@ -153,7 +154,10 @@ def shape_remedy(found: tuple[int, ...], expected: tuple[int, ...], *, fits: boo
     except ValueError:
         return "Pass data of that shape, or change the arguments of the model that set it."
     call = f": value.reshape({expected})" if np.prod(found) == np.prod(expected) else ""
-    return f"The two would broadcast to {joined}, an outer product, so this is refused. Reshape the data{call}, or open a pi.plate around the site."
+    return (
+        f"The two would broadcast to {joined}, an outer product, so this is refused. "
+        f"Reshape the data{call}, or open a pi.plate around the site."
+    )
 
 
 def _axes(site: Site) -> str:
@@ -163,7 +167,7 @@ def _axes(site: Site) -> str:
 
 def as_data(what: str, obs: Any) -> Any:
     """Data as a numeric array, or an error that names what it is for."""
-    if isinstance(obs, jax.Array | jax.core.Tracer):
+    if isinstance(obs, jax.Array | Tracer):
         return obs
     if hasattr(obs, "to_numpy"):  # pandas and xarray
         obs = obs.to_numpy()
@@ -196,7 +200,7 @@ def check_precision(what: str, array: np.ndarray) -> None:
     Raises:
         DataError: integers that do not fit in 32 bits at all.
     """
-    if jax.config.jax_enable_x64 or array.size == 0:
+    if x64_enabled() or array.size == 0:
         return
     remedy = "Subtract an offset first, or call jax.config.update('jax_enable_x64', True) at the start."
     if array.dtype.kind in "iu" and array.dtype.itemsize == 8:

@@ -63,10 +63,7 @@ class Unconstrained:
     def coords(self) -> dict[str, Any]:
         """Coordinates by dimension name (positions along plates)."""
         return {
-            d: list(range(n))
-            for s in self.staged.sites
-            for d, n in zip(s.dims, s.shape, strict=True)
-            if d is not None
+            d: list(range(n)) for s in self.staged.sites for d, n in zip(s.dims, s.shape, strict=True) if d is not None
         }
 
     @functools.cached_property

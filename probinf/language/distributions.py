@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def draw(distribution: dist.Distribution, key: jax.Array) -> jax.Array:
 def stand_in(distribution: dist.Distribution) -> jax.Array:
     """Some value in the support, of a draw's shape: what an improper distribution offers in place of a draw."""
     with standard_promotion():
-        return distribution.support.feasible_like(jnp.zeros(distribution.shape()))
+        return cast(Any, distribution.support).feasible_like(jnp.zeros(distribution.shape()))
 
 
 @functools.lru_cache(maxsize=8)
@@ -81,7 +81,7 @@ def _log_density(distribution: dist.Distribution, value: jax.Array) -> jax.Array
     # A legal stand-in keeps the gradient of the discarded branch finite.
     safe = value
     if inside is not None:
-        stand_in = jax.lax.stop_gradient(distribution.support.feasible_like(value)).astype(value.dtype)
+        stand_in = jax.lax.stop_gradient(cast(Any, distribution.support).feasible_like(value)).astype(value.dtype)
         event_dim = distribution.event_dim
         spread = inside.reshape(inside.shape + (1,) * event_dim)
         safe = jnp.where(jnp.broadcast_to(spread, value.shape), value, stand_in)
@@ -107,9 +107,8 @@ def supported(distribution: dist.Distribution, value: jax.Array) -> jax.Array | 
     support = distribution.support
     if support is None or isinstance(support, _REAL):
         return None
-    if isinstance(support, dist.constraints.independent):
-        if isinstance(support.base_constraint, _REAL):
-            return None
+    if isinstance(support, dist.constraints.independent) and isinstance(support.base_constraint, _REAL):
+        return None
     try:
         inside = jnp.asarray(support(value))
         support.feasible_like(value)
@@ -141,11 +140,12 @@ class Lanes(dist.Distribution):
             flat = jax.vmap(self.sample)(keys.reshape(-1))
             return flat.reshape(*sample_shape, *flat.shape[1:])
         keys = jax.random.split(key, self.size)
-        return jax.vmap(lambda k, ls: self._one(ls).sample(k), in_axes=(0, self.axes))(keys, self.leaves)
+        return jax.vmap(lambda k, ls: jnp.asarray(self._one(ls).sample(k)), in_axes=(0, self.axes))(keys, self.leaves)
 
     def log_prob(self, value: jax.Array, intermediates: Any = None) -> jax.Array:
         def log_prob(value: jax.Array) -> jax.Array:
-            return jax.vmap(lambda v, ls: self._one(ls).log_prob(v), in_axes=(0, self.axes))(value, self.leaves)
+            each = jax.vmap(lambda v, ls: jnp.asarray(self._one(ls).log_prob(v)), in_axes=(0, self.axes))
+            return each(value, self.leaves)
 
         for _ in range(jnp.ndim(value) - self.event_dim - len(self.batch_shape)):  # sample axes, as when expanded
             log_prob = jax.vmap(log_prob)
@@ -153,7 +153,16 @@ class Lanes(dist.Distribution):
 
     @property
     def support(self) -> Any:
-        return self._one(tuple(_first(x, a) for x, a in zip(self.leaves, self.axes, strict=True))).support
+        # Bounds may differ between lanes (Pareto, truncation): stack them, aligned with the value from the right.
+        support = self._one(tuple(_first(x, a) for x, a in zip(self.leaves, self.axes, strict=True))).support
+        if not jax.tree.leaves(support):
+            return support
+        rank = len(self.batch_shape) - 1 + self.event_dim
+
+        def align(bound: jax.Array) -> jax.Array:
+            return bound.reshape((self.size, *(1,) * (rank - bound.ndim + 1), *bound.shape[1:]))
+
+        return jax.tree.map(align, jax.vmap(lambda ls: self._one(ls).support, in_axes=(self.axes,))(self.leaves))
 
 
 def _first(leaf: Any, axis: int | None) -> Any:

@@ -122,15 +122,13 @@ class Evaluator:
         def read(v: Any) -> Any:
             return _jax.literal_value(v) if isinstance(v, _jax.Literal) else env[v]
 
-        for var, value in zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True):
-            env[var] = value
+        env.update(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
         records: Records = {}
         for eqn in jaxpr.eqns:
             operands = [read(v) for v in eqn.invars]
             results, state, new = self.equation(eqn, operands, state, values)
             records.update(new)
-            for var, value in zip(eqn.outvars, results, strict=True):
-                env[var] = value
+            env.update(zip(eqn.outvars, results, strict=True))
         return [read(v) for v in jaxpr.outvars], state, records
 
     def equation(self, eqn: Any, operands: list, state: Any, values: Values) -> tuple[list, Any, Records]:
@@ -312,8 +310,9 @@ def unsupported(eqn: Any) -> ModelError:
     """The error for random choices inside a primitive that no interpreter enters."""
     inside = sorted({s.label for j in _jax.jaxprs_in_params(eqn.params) for s in sites_of(_open(j))})
     return ModelError(
-        f"Site {', '.join(inside) or '?'} stands inside the JAX primitive {eqn.primitive.name!r}, which cannot hold random "
-        "choices. Legal around sites: jit, scan, fori_loop, while_loop, cond, switch, checkpoint, pi.plate, pi.vmap."
+        f"Site {', '.join(inside) or '?'} stands inside the JAX primitive {eqn.primitive.name!r}, which cannot hold "
+        "random choices. Legal around sites: jit, scan, fori_loop, while_loop, cond, switch, checkpoint, pi.plate, "
+        "pi.vmap."
     )
 
 

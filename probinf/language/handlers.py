@@ -71,8 +71,8 @@ class Forward(Handler):
             return draw(distribution, self._key(state))
         except NotImplementedError:
             raise ModelError(
-                f"Site {site.label}: {site.family} cannot be drawn from, and particles and simulation draw every latent "
-                "site. Use a proper prior, or a method that needs the density only, such as pi.NUTS()."
+                f"Site {site.label}: {site.family} cannot be drawn from, and particles and simulation draw every "
+                "latent site. Use a proper prior, or a method that needs the density only, such as pi.NUTS()."
             ) from None
 
     def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
@@ -192,7 +192,7 @@ def standardisation(site: Site, distribution: Any) -> tuple[Any, Any]:
     if isinstance(base, dist.Normal):
         return (lambda z: base.loc + base.scale * z), (lambda x: (x - base.loc) / base.scale)
     if isinstance(base, dist.MultivariateNormal):
-        lower = base.scale_tril
+        lower = jnp.asarray(base.scale_tril)
 
         def forward(z: Any) -> Any:
             return base.loc + jnp.einsum("...ij,...j->...i", lower, z)
@@ -204,8 +204,8 @@ def standardisation(site: Site, distribution: Any) -> tuple[Any, Any]:
 
         return forward, back
     raise ModelError(
-        f"non_centred: site {site.label} is a {type(distribution).__name__}; only Normal and MultivariateNormal sites can "
-        "be standardised."
+        f"non_centred: site {site.label} is a {type(distribution).__name__}; only Normal and MultivariateNormal sites "
+        "can be standardised."
     )
 
 
@@ -290,8 +290,8 @@ class Condition(Handler):
         prior = self.priors.get(site.name, distribution)
         if _shape(prior) != _shape(distribution):
             raise DataError(
-                f"with_prior: site {site.label} stands inside a loop, where its shape is {_shape(distribution)}; the new "
-                f"prior has shape {_shape(prior)}. Pass parameters that vary along the loop as the loop's inputs."
+                f"with_prior: site {site.label} stands inside a loop, where its shape is {_shape(distribution)}; the "
+                f"new prior has shape {_shape(prior)}. Pass parameters that vary along the loop as the loop's inputs."
             )
         (value,) = bind_sample(site, prior)
         return value, state, (_record(site, value) if self.record else {})

@@ -60,7 +60,11 @@ def scan_hoisted(step: Callable[[list, Any], list], init: list, xs: Any, length:
         rows, stacked = [], []
 
     def body(now: list, row: list) -> tuple[list, list]:
-        env = {**constants, **dict(zip(jaxpr.invars[: len(carry)], now, strict=True)), **dict(zip(rows, row, strict=True))}
+        env = {
+            **constants,
+            **dict(zip(jaxpr.invars[: len(carry)], now, strict=True)),
+            **dict(zip(rows, row, strict=True)),
+        }
         env = run(kept, env)
         outs = [_jax.literal_value(v) if isinstance(v, _jax.Literal) else env[v] for v in jaxpr.outvars]
         return [jnp.asarray(o, c.dtype) for o, c in zip(outs, now, strict=True)], now

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
@@ -72,7 +73,7 @@ def findings(closed: _jax.ClosedJaxpr, operands: Sequence[Any]) -> Findings:
 
 
 def _host(x: Any) -> Value:
-    if isinstance(x, jax.core.Tracer) or jax.dtypes.issubdtype(getattr(x, "dtype", np.float64), jax.dtypes.extended):
+    if isinstance(x, _jax.Tracer) or jnp.issubdtype(getattr(x, "dtype", np.float64), jax.dtypes.extended):
         return None
     return np.asarray(x)
 
@@ -194,7 +195,7 @@ _MOVES: dict[str, Callable[[np.ndarray, dict], np.ndarray]] = {
     "transpose": lambda x, p: np.transpose(x, p["permutation"]),
     "slice": lambda x, p: x[tuple(map(slice, p["start_indices"], p["limit_indices"], p["strides"] or (1,) * x.ndim))],
     "rev": lambda x, p: np.flip(x, p["dimensions"]),
-    "broadcast_in_dim": lambda x, p: _broadcast(x, tuple(map(int, p["shape"])), p["broadcast_dimensions"]),
+    "broadcast_in_dim": lambda x, p: _broadcast(x, *(tuple(map(int, p[k])) for k in ("shape", "broadcast_dimensions"))),
 }
 
 
@@ -229,7 +230,7 @@ def _on_arrays(name: str, params: dict, xs: list[np.ndarray]) -> Value:
         return np.asarray(_REDUCTIONS[name](xs[0], axis=tuple(params["axes"])))
     if name == "convert_element_type":
         dtype = params["new_dtype"]
-        return None if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else xs[0].astype(dtype)
+        return None if jnp.issubdtype(dtype, jax.dtypes.extended) else xs[0].astype(dtype)
     if name == "neg":
         return -xs[0]
     if name == "abs":
@@ -316,7 +317,7 @@ def bounds_of(constraint: Any) -> tuple[float, float] | None:
         return None
     ends = []
     for bound, default in ((low, -np.inf), (high, np.inf)):
-        if isinstance(bound, jax.core.Tracer):
+        if isinstance(bound, _jax.Tracer):
             return None
         distinct = np.unique(np.asarray(default if bound is None else bound))
         if len(distinct) != 1:  # entries with bounds of their own: a slice may hold the harmless ones

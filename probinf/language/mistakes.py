@@ -167,7 +167,7 @@ class _Place:
 
     def sites(self) -> str:
         """The latent sites on which the expression depends: " of site 'a'", as far as that can be seen."""
-        values = [v for v in jax.tree.leaves(list(self.operands().values())) if isinstance(v, jax.core.Tracer)]
+        values = [v for v in jax.tree.leaves(list(self.operands().values())) if isinstance(v, _jax.Tracer)]
         names = sorted({s.name for v in values for s in _jax.statements_behind(v) if s.name})
         if names:
             return f" that depends on site{'s' if len(names) > 1 else ''} {_listed(names)}"
@@ -275,7 +275,7 @@ def _numpyro_plate(place: _Place, plate: Any, error: Exception) -> ModelError | 
 def _parameter(place: _Place, error: Exception) -> ModelError:
     distribution = _local(error, "validate_args", "self")
     parameter, value = _local(error, "validate_args", "param"), _local(error, "validate_args", "value")
-    if not isinstance(distribution, dist.Distribution) or isinstance(value, jax.core.Tracer):
+    if not isinstance(distribution, dist.Distribution) or isinstance(value, _jax.Tracer):
         return ModelError(f"{place.site}: {error}")
     return impossible(place.site, distribution, parameter, value)
 

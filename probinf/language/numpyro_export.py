@@ -104,5 +104,7 @@ class _Exporter(Evaluator):
                 "Write nested lax.cond to export the model."
             )
         otherwise, chosen = (lambda a, b=b: self.frame(b.jaxpr, b.consts, a, (), {})[0] for b in branches)
-        outs = numpyro.contrib.control_flow.cond(jnp.asarray(index) != 0, chosen, otherwise, list(args))
+        # NumPyro annotates the condition as a bool; it takes arrays, as lax.cond does.
+        condition: Any = jnp.asarray(index) != 0
+        outs = numpyro.contrib.control_flow.cond(condition, chosen, otherwise, list(args))
         return list(outs), state, {}

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -132,7 +132,7 @@ class Translate(numpyro.primitives.Messenger):
         if not isinstance(masked, dist.MaskedDistribution):
             return distribution
         mask = masked._mask
-        whole = not isinstance(mask, jax.core.Tracer) and bool(np.all(np.asarray(mask)))
+        whole = not isinstance(mask, _jax.Tracer) and bool(np.all(np.asarray(mask)))
         imputed = msg["name"].endswith("_unobserved") and self._last_observed == _twin(msg["name"])
         if not (whole or imputed):
             raise unsupported("handlers.mask on a latent site", _label(msg))
@@ -150,7 +150,7 @@ def _label(msg: Any) -> str:
 def _is_one(scale: Any) -> bool:
     if scale is None:
         return True
-    return not isinstance(scale, jax.core.Tracer) and bool(np.all(np.asarray(scale) == 1))
+    return not isinstance(scale, _jax.Tracer) and bool(np.all(np.asarray(scale) == 1))
 
 
 _WRAPPERS = (dist.ExpandedDistribution, dist.MaskedDistribution, dist.Independent)
@@ -218,7 +218,7 @@ def _delta(name: str, distribution: Any, frames: Any) -> Any:
     base = _base(distribution)
     value = _jax.as_strong(jnp.broadcast_to(jnp.asarray(base.v), distribution.shape()))
     site, _ = _site(name, distribution, frames)
-    if isinstance(base.log_density, jax.core.Tracer) or np.any(np.asarray(base.log_density) != 0):
+    if isinstance(base.log_density, _jax.Tracer) or np.any(np.asarray(base.log_density) != 0):
         with standard_promotion():
             _factor(f"{name}_log_density", jnp.sum(distribution.log_prob(value)))
     return deterministic_p.bind(value, site=dataclasses.replace(site, family="deterministic"))[0]
@@ -296,7 +296,9 @@ def _scan(f: Callable, init: Any, xs: Any, length: int | None, reverse: bool, gi
     return jax.lax.scan(body, init, (iterations, xs), length=length, reverse=reverse)
 
 
-def _at_iteration(kind: str, values: Any, iteration: Any, length: int, step: Callable) -> Callable:
+def _at_iteration(
+    kind: str, values: Callable[[Any], Any] | Mapping[str, Any], iteration: Any, length: int, step: Callable
+) -> Callable:
     """A step of a scan with the values of handlers around the scan, taken at one iteration."""
 
     def value_at(msg: Any) -> Any:

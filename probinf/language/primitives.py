@@ -61,7 +61,7 @@ def _lanes(operands: Sequence[Any], axes: Sequence[Any], count: int, structure: 
 
 
 def _sample_batch(operands: Any, axes: Any, *, site: Site, structure: Any, count: int, **_: Any) -> tuple:
-    batched, _, _ = _lanes(operands, axes, count, structure)
+    batched = _lanes(operands, axes, count, structure)[0]
     return bind_sample(site, batched), [0]
 
 
@@ -98,9 +98,7 @@ def bind_sample(site: Site, distribution: Any, *tokens: Any) -> list:
     """Emit a draw. `tokens` are extra operands whose only use is to be mapped by `vmap`."""
     leaves, structure = distributions.flatten(distribution)
     shape, dtype = distributions.draw_type(leaves, structure)
-    return sample_p.bind(
-        *leaves, *tokens, site=site, structure=structure, count=len(leaves), shape=shape, dtype=dtype
-    )
+    return sample_p.bind(*leaves, *tokens, site=site, structure=structure, count=len(leaves), shape=shape, dtype=dtype)
 
 
 def bind_observe(site: Site, distribution: Any, value: Any) -> None:

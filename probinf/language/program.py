@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from probinf._jax import Tracer
 from probinf.errors import ArgumentTypeError, DataError, ProbinfError, UnknownNameError
 from probinf.language.checks import as_data, check_values, empty, shape_remedy
 from probinf.language.door import check_operands
@@ -27,6 +28,8 @@ class Model:
 
     Called while another model is being staged, it runs inline: a sub-model whose sites belong to the outer program.
     """
+
+    __name__: str
 
     def __init__(self, function: Callable) -> None:
         functools.update_wrapper(self, function)
@@ -134,7 +137,9 @@ class Program:
         for name, belief in beliefs.items():
             if name not in latent:
                 raise UnknownNameError(name, latent, "site", f"model {self.name!r}")
-            prior = belief if hasattr(belief, "log_prob") and hasattr(belief, "batch_shape") else belief.as_distribution()
+            prior = (
+                belief if hasattr(belief, "log_prob") and hasattr(belief, "batch_shape") else belief.as_distribution()
+            )
             shape = tuple(prior.batch_shape) + tuple(prior.event_shape)
             if shape != latent[name].shape:
                 raise DataError(f"with_prior: {name!r} has shape {latent[name].shape}, the new prior {shape}.")
@@ -200,7 +205,9 @@ class Program:
         lines = [f"program {self.name}"]
         for s in self.sites:
             mark = {"sample": "~", "observe": "observed ~", "factor": "factor", "deterministic": "="}[s.kind]
-            lines.append(f"  {s.name} {mark} {s.site.family if s.kind in ('sample', 'observe') else ''} {s.shape}".rstrip())
+            lines.append(
+                f"  {s.name} {mark} {s.site.family if s.kind in ('sample', 'observe') else ''} {s.shape}".rstrip()
+            )
         return "\n".join(lines)
 
 
@@ -214,10 +221,11 @@ def _checked(model_name: str, info: SiteInfo, value: Any) -> jax.Array:
         axes = [f"{n} ({name})" for n, name in zip(info.shape, names, strict=True)]
         raise DataError(
             f"Site {info.label} of model {model_name!r}: the value given has shape {tuple(value.shape)}, expected "
-            f"{info.shape}" + (f", that is {' x '.join(axes)}. " if axes else ". ")
+            f"{info.shape}"
+            + (f", that is {' x '.join(axes)}. " if axes else ". ")
             + shape_remedy(tuple(value.shape), info.shape)
         )
-    if not isinstance(value, jax.core.Tracer):
+    if not isinstance(value, Tracer):
         check_values(info.site, np.asarray(value))
     if np.issubdtype(value.dtype, np.floating) and info.discrete:
         return value  # kept: 2.5 under a Poisson is found by the support check, 2.0 is harmless

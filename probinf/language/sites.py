@@ -86,7 +86,9 @@ def _walk(jaxpr: Any, loops: tuple, branches: tuple) -> Iterator[SiteInfo]:
             else:
                 inner_loops = (*loops, None) if eqn.primitive is _jax.while_p else loops
                 for inner in _jax.jaxprs_in_params(eqn.params):
-                    yield from _walk(inner.jaxpr if isinstance(inner, _jax.ClosedJaxpr) else inner, inner_loops, branches)
+                    yield from _walk(
+                        inner.jaxpr if isinstance(inner, _jax.ClosedJaxpr) else inner, inner_loops, branches
+                    )
 
 
 def _info(eqn: Any, loops: tuple, branches: tuple) -> SiteInfo:
@@ -104,7 +106,14 @@ def _info(eqn: Any, loops: tuple, branches: tuple) -> SiteInfo:
     lengths = tuple(n for n in loops if n is not None)
     dims = (*(None,) * len(lengths), *site.dims, *(None,) * (len(shape) - len(site.dims)))
     return SiteInfo(
-        site.name, kind, (*lengths, *shape), np.dtype(dtype), dims[: len(lengths) + len(shape)], loops, branches, site,
+        site.name,
+        kind,
+        (*lengths, *shape),
+        np.dtype(dtype),
+        dims[: len(lengths) + len(shape)],
+        loops,
+        branches,
+        site,
         structure,
     )
 
@@ -140,9 +149,7 @@ def only_sometimes(sites: tuple[SiteInfo, ...]) -> list[SiteInfo]:
             counts[info.name, conditional] = counts.get((info.name, conditional), 0) + 1
     everywhere = {(i.name, c): n for (i, c), n in _branch_counts(sites).items()}
     return [
-        i
-        for i in sites
-        if i.kind == "sample" and any(counts[i.name, c] < everywhere[i.name, c] for c, _ in i.branches)
+        i for i in sites if i.kind == "sample" and any(counts[i.name, c] < everywhere[i.name, c] for c, _ in i.branches)
     ]
 
 

@@ -103,7 +103,9 @@ _cache: collections.OrderedDict[Any, Staged] = collections.OrderedDict()
 _CACHE_SIZE = 512
 
 
-def stage(name: str, function: Callable, arguments: Arguments, given: Mapping[str, Any], priors: Mapping[str, Any]) -> tuple[Staged, Any]:
+def stage(
+    name: str, function: Callable, arguments: Arguments, given: Mapping[str, Any], priors: Mapping[str, Any]
+) -> tuple[Staged, Any]:
     """Stage a function, with some sites observed or given other priors.
 
     Returns:
@@ -119,13 +121,15 @@ def stage(name: str, function: Callable, arguments: Arguments, given: Mapping[st
         _types((arguments.dynamic, rest)),
         jax.tree.structure(rest),
         prior_structure,
-        jax.config.jax_enable_x64,
+        _jax.x64_enabled(),
     )
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key], (arguments.dynamic, rest)
     try:
-        staged = _condition(_stage_plain(name, function, arguments, arguments.dynamic), arguments.dynamic, rest, prior_structure)
+        staged = _condition(
+            _stage_plain(name, function, arguments, arguments.dynamic), arguments.dynamic, rest, prior_structure
+        )
     except _CONCRETE_NEEDED:
         # NumPy calls and Python branches on the *data* are legal: stage once more with the arrays as constants.
         staged = _condition(_stage_plain(name, function, arguments, None), (), rest, prior_structure)

@@ -132,7 +132,7 @@ def draw_at(site: Site, distribution: dist.Distribution) -> jax.Array:
 
 
 def _is_mapped(x: Any) -> bool:
-    return isinstance(x, jax.core.Tracer) and "Batch" in type(x).__name__
+    return isinstance(x, _jax.Tracer) and "Batch" in type(x).__name__
 
 
 def observe(name: str, distribution: dist.Distribution, value: Any, *, broadcast: bool = False) -> jax.Array:
@@ -268,7 +268,7 @@ def site_of(
     by_dim = {p.dim: p.name for p in plates}
     dims = tuple(by_dim.get(d) for d in range(-len(distribution.batch_shape), 0))
     support = distribution.support
-    known = not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(support))
+    known = not any(isinstance(x, _jax.Tracer) for x in jax.tree.leaves(support))
     site = Site(
         full,
         dims=dims,

@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from probinf._jax import Tracer
+
 
 def is_concrete(*trees: Any) -> bool:
     """Whether every array in the trees holds values (none is being traced)."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def default_float() -> Any:

@@ -17,9 +17,7 @@ from probinf.streaming.log import Log
 from probinf.streaming.system import System
 
 
-def observe_log(
-    system: System, log: Log, *, t0: Any = None, together: Any = 0.0, name: str = "x"
-) -> jax.Array:
+def observe_log(system: System, log: Log, *, t0: Any = None, together: Any = 0.0, name: str = "x") -> jax.Array:
     """Draw the states at the times of a log and observe its events, inside a model.
 
     Emits a site `{name}0` for the state at `t0`, a site `{name}` of shape (T, d) for the states at the T distinct times
@@ -66,7 +64,7 @@ def state_times(log: Log, *, t0: float | None = None, together: float = 0.0) -> 
 
 
 class _Rows:
-    """Events grouped by time: `dt` (T,), and per event slot (T, K): sensor index (-1 for none), value, observed, inputs."""
+    """Events grouped by time: `dt` (T,), and per event slot (T, K) sensor index (-1: none), value, observed, inputs."""
 
     def __init__(self, log: Log, t0: float, together: float) -> None:
         if log.times[0] < t0:
@@ -100,7 +98,7 @@ def _observe(system: System, log: Log, x: jax.Array, events: Any, name: str) -> 
     index, values, observed, inputs = events
     log_factor = jnp.zeros((), system.dtype)
     for slot in range(index.shape[0]):
-        branches = [lambda *_: jnp.zeros((), system.dtype)]
+        branches: list[Callable[..., jax.Array]] = [lambda *_: jnp.zeros((), system.dtype)]
         for sensor in log.sensors:
             shape, input_shape = log.value_shapes[sensor], log.input_shapes[sensor]
 

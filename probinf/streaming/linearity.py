@@ -49,7 +49,7 @@ def check_linear_gaussian(system: System) -> None:
 def gaussian_moments(distribution: Any) -> tuple[jax.Array, jax.Array] | None:
     """Mean (m,) and covariance (m, m) of a Gaussian value, flattened; None for any other family."""
     if isinstance(distribution, dist.MultivariateNormal | dist.LowRankMultivariateNormal):
-        return distribution.mean, distribution.covariance_matrix
+        return distribution.mean, jnp.asarray(distribution.covariance_matrix)
     base = distribution
     while isinstance(base, dist.Independent):
         base = base.base_dist

@@ -97,7 +97,7 @@ def _batched_elliptical(distribution: Any, value: Array, observed: Array, angles
     # NumPyro's `covariance_matrix` of the Student t is its scale matrix, which is what is needed.
     scale = jnp.broadcast_to(distribution.covariance_matrix, (*batch, dim, dim)).reshape(-1, dim, dim)
     if isinstance(distribution, dist.MultivariateStudentT):
-        df = jnp.broadcast_to(distribution.df, batch).reshape(-1)
+        df = jnp.broadcast_to(jnp.asarray(distribution.df), batch).reshape(-1)
         logps = jax.vmap(lambda m, c, f: _elliptical(value, observed, m, c, angles, f))(loc, scale, df)
     else:
         logps = jax.vmap(lambda m, c: _elliptical(value, observed, m, c, angles, None))(loc, scale)

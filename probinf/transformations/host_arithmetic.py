@@ -13,9 +13,9 @@ import numpy as np
 
 
 def _select(which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
-    if len(cases) > 2:
-        return np.choose(which, cases)
-    return np.where(which.astype(bool), cases[1], cases[0])
+    if len(cases) == 2:
+        return np.where(which.astype(bool), cases[1], cases[0])
+    return np.choose(which, cases)
 
 
 #: Elementwise primitives: operands of one shape, the result has the dtype that JAX gives it.

@@ -182,8 +182,7 @@ class _Walker:
         """
         env: dict[Any, Any] = {}
         last = _last_use(jaxpr, used)
-        for var, value in zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True):
-            env[var] = value
+        env.update(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
         composed: Any | None = None
         info: dict[str, Any] = {}
 
@@ -204,9 +203,7 @@ class _Walker:
                     if isinstance(value, Many):
                         env[v] = Many(_take(value.array, ancestors))
                 composed = ancestors if composed is None else _take(composed, ancestors)
-            for v, value, keep in zip(eqn.outvars, results, needed, strict=True):
-                if keep:
-                    env[v] = value
+            env.update((v, r) for v, r, keep in zip(eqn.outvars, results, needed, strict=True) if keep)
         outs = [read(v) if keep else None for v, keep in zip(jaxpr.outvars, used, strict=True)]
         return outs, state, composed, info
 
@@ -484,7 +481,7 @@ class _Walker:
         return [Many(r) for r in results], state, ancestors, {}
 
 
-# -- analysis -----------------------------------------------------------------------------------------------------------
+# -- analysis ----------------------------------------------------------------------------------------------------------
 
 
 def _last_use(jaxpr: Any, used: list[bool]) -> dict[Any, int]:
@@ -578,6 +575,7 @@ def _while_taint(test: Any, body: Any, cond_consts: list, body_consts: list, ini
 
 
 def may_score(jaxpr: Any) -> bool:
+    """Whether anything in a jaxpr, nested ones included, can change the weights: an observation or a factor."""
     for eqn in jaxpr.eqns:
         if eqn.primitive in (observe_p, factor_p):
             return True
@@ -587,7 +585,7 @@ def may_score(jaxpr: Any) -> bool:
     return False
 
 
-# -- arrays -------------------------------------------------------------------------------------------------------------
+# -- arrays ------------------------------------------------------------------------------------------------------------
 
 
 def _take(array: Any, ancestors: Any) -> Any:

@@ -112,7 +112,8 @@ def residual_ancestors(uniforms: jax.Array, log_weights: jax.Array, num: int) ->
 class Ancestors(dist.Distribution):
     """A law of `num` ancestors given log weights; the base of all schemes. Batched over leading axes of the weights."""
 
-    support = dist.constraints.nonnegative_integer
+    # A class attribute, as in NumPyro's own families; its base class annotates a property.
+    support = dist.constraints.nonnegative_integer  # pyright: ignore[reportAssignmentType]
     arg_constraints: ClassVar[dict] = {}
     pytree_data_fields = ("log_weights",)
     pytree_aux_fields = ("num",)
