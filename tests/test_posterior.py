@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probinf.errors import ArgumentError, ArgumentTypeError, DataError, UnknownNameError
-from probinf.inference.diagnostics import diagnose, distinct_values, kish_ess, weighted_quantiles
+from probinf.inference.diagnostics import diagnose, distinct_values, kish_ess, merged_ess, weighted_quantiles
 from probinf.inference.posterior import Posterior
 
 # Four particles with weights 0.1, 0.2, 0.3, 0.4.
@@ -128,6 +128,12 @@ def test_weighted_quantiles_invert_the_cdf(points, level):
     q = weighted_quantiles(x[:, None], weights, np.array([level]))[0, 0]
     assert weights[x <= q].sum() >= level - 1e-9
     assert weights[x < q].sum() <= level + 1e-9
+
+
+def test_copies_count_once_in_the_error():
+    x = np.array([[0.5, 0.1], [0.5, 0.2], [0.25, 0.3], [0.75, 0.4]])
+    found = merged_ess(x, np.full(4, 0.25))
+    assert found == pytest.approx([1 / (0.5**2 + 2 * 0.25**2), 4.0])
 
 
 def test_kish_and_distinct_values():

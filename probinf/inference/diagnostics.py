@@ -172,6 +172,19 @@ def weighted_quantiles(x: np.ndarray, weights: np.ndarray, levels: np.ndarray) -
     return np.take_along_axis(ordered, rows, axis=0)
 
 
+def merged_ess(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Kish's effective sample size of each column of (points, scalars), equal values counted as one draw.
+
+    Resampling repeats draws; a value that stands there fifty times is one piece of news, not fifty.
+    """
+    sizes = []
+    for column in x.T:
+        values, index = np.unique(column, return_inverse=True)
+        merged = np.bincount(index, weights=weights, minlength=values.size)
+        sizes.append(merged.sum() ** 2 / np.sum(merged**2))
+    return np.array(sizes)
+
+
 def distinct_values(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Number of different values of positive weight in each column of (points, scalars)."""
     ordered = np.sort(x[weights > 0.0], axis=0)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probinf.inference.diagnostics import Diagnostics, diagnose, distinct_values, e_bfmi, kish_ess, weighted_quantiles
+from probinf.inference.diagnostics import (
+    Diagnostics,
+    diagnose,
+    distinct_values,
+    e_bfmi,
+    kish_ess,
+    merged_ess,
+    weighted_quantiles,
+)
 from probinf.inference.method import check_count
 
 if TYPE_CHECKING:
@@ -195,8 +203,10 @@ def _weighted(
     low, high = weighted_quantiles(matrix, weights, np.array([0.05, 0.95]))
     ess = kish_ess(np.asarray(posterior.log_weights))
     distinct = distinct_values(matrix, weights)
-    # Repeated values carry no news: the error counts the fewer of effective draws and distinct values.
-    effective = np.minimum(ess, distinct)
+    # Integers repeat by nature; equal real numbers are copies that resampling made.
+    effective = np.array(
+        [ess if np.all(c == np.round(c)) else m for c, m in zip(matrix.T, merged_ess(matrix, weights), strict=True)]
+    )
     columns = {
         "mean": mean,
         "sd": sd,
