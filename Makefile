@@ -49,13 +49,9 @@ nightly: .venv/.installed bench ## run every test, the slow ones too, and all be
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 bench: .venv/.installed ## run the benchmarks; results go to benchmarks/results
-	@mkdir -p benchmarks/results; \
-	for script in benchmarks/bench_*.py; do \
-	    [ -e "$$script" ] || continue; \
-	    name=$$(basename "$$script" .py); \
-	    echo "$$name"; \
-	    $(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json || exit 1; \
-	done
+	@mkdir -p benchmarks/results
+	$(BIN)/python -m benchmarks.main_job --json benchmarks/results/main_job.json
+	$(BIN)/python -m benchmarks.mutants --json benchmarks/results/mutants.json
 
 docs: .venv/.installed ## build the pages into site/
 	$(BIN)/python -m pip install --quiet --constraint requirements-dev.lock mkdocs-material

@@ -31,6 +31,7 @@ DATA = pathlib.Path(__file__).parent / "data" / "uwb_outdoor"
 
 # The data's README: white acceleration 0.5 m2/s3, range sd 0.25 m, outlier sd 1.5 m, 5 % outliers.
 NOMINAL = {"range_sd": 0.25, "acceleration": 0.5, "outlier_share": 0.05}
+UNITS = {"range_sd": "m", "acceleration": "m²/s³", "outlier_share": None}
 OUTLIER_SD = 1.5
 BURST = 0.02  # s: the four anchors report within 4 ms of each other every 100 ms, and share one state
 STRETCH = {"recording": "los_a1", "start": 184.0, "seconds": 19.0, "every": 4}
@@ -367,16 +368,19 @@ def figures(result: Result, out: pathlib.Path) -> list[pathlib.Path]:
         first = result.recordings[0]
         run = result.runs[first.name]["particle filter"]
         figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
+        second = np.floor(run.times).astype(int)  # 36 events a second are a solid block: show the worst of each
+        seconds, begins = np.unique(second, return_index=True)
+        num_particles = run.belief.state.particles.shape[0]
         plot_ess_and_evidence(
-            run.times,
-            run.ess,
-            np.cumsum(run.predictive_log_densities),
-            num_particles=run.belief.state.particles.shape[0],
-            threshold=0.5,
+            seconds,
+            np.minimum.reduceat(run.ess, begins),
+            np.cumsum(run.predictive_log_densities)[np.append(begins[1:], len(second)) - 1],
+            num_particles=num_particles,
+            threshold=0.5 * num_particles,
             time_unit="s",
             ax=ax,
         )
-        ax.set_title(f"{first.name}: effective sample size and evidence")
+        ax.set_title(f"{first.name}: lowest effective sample size of each second, and evidence")
         save(figure, "ess_and_evidence.png")
         when, particles, log_weights, truth = result.hard_moment
         figure, ax = plt.subplots(figsize=(5.2, 5.2), layout="constrained")
@@ -384,10 +388,16 @@ def figures(result: Result, out: pathlib.Path) -> list[pathlib.Path]:
         ax.set_title(f"{first.name}, t = {when:.1f} s: the belief is an arc")
         save(figure, "arc.png")
         figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
-        for ax, name in zip(axes, NOMINAL, strict=True):
+        for ax, (name, unit) in zip(axes, UNITS.items(), strict=True):
             for (label, posterior), color in zip(result.posteriors.items(), ("#1f6f8b", "#d1713a"), strict=True):
                 plot_marginal(
-                    posterior[name], log_weights=posterior.log_weights, name=name, label=label, color=color, ax=ax
+                    posterior[name],
+                    log_weights=posterior.log_weights,
+                    name=name,
+                    unit=unit,
+                    label=label,
+                    color=color,
+                    ax=ax,
                 )
         axes[0].legend()
         save(figure, "noise_levels.png")

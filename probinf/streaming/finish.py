@@ -27,6 +27,33 @@ def first_fault(trail: Trail) -> int | None:
     return int(faults[0]) if len(faults) else None
 
 
+def undeclared_angles(system: Any, log: Log, trail: Trail) -> tuple[str, ...]:
+    """A hint for every sensor that looks like an angle and is not declared as one.
+
+    The sign: all its values lie in [-pi, pi], they reach beyond two thirds of that on both sides, and an innovation is
+    longer than half a turn, which on the circle it cannot be.
+    """
+    if not is_concrete(trail.info.innovation):
+        return ()
+    hints = []
+    innovations = np.abs(np.asarray(trail.info.innovation, np.float64))
+    for k, name in enumerate(log.sensors):
+        rows = log.sensor_index == k
+        size = int(np.prod(log.value_shapes[name], dtype=int))
+        circular = system.sensor(name).circular(system.describe_sensor(name, log.input_shapes[name]))
+        for i in range(size):
+            values, jumps = log.values[rows, i], innovations[rows, i]
+            seen = values[np.isfinite(values)]
+            turns = seen.size and np.abs(seen).max() <= np.pi and seen.max() > 2.1 and seen.min() < -2.1
+            if turns and not circular[i] and np.nanmax(jumps, initial=0.0) > np.pi:
+                hints.append(
+                    f"sensor {name!r} coordinate {i}: values within half a turn, innovations up to "
+                    f"{np.nanmax(jumps):.2f}. If it is an angle in radians, declare it: pi.Angular or VonMises as its "
+                    f"distribution, or pi.Sensor(..., angles=({i},))."
+                )
+    return tuple(hints)
+
+
 def assemble(filter: Any, log: Log, belief: StreamBelief, trail: Trail) -> FilterRun:
     """The result of a run in which every event was taken."""
     return FilterRun(
@@ -41,7 +68,7 @@ def assemble(filter: Any, log: Log, belief: StreamBelief, trail: Trail) -> Filte
         method=type(filter.method).__name__,
         claim=filter.claim,
         reason=filter.method.reason(filter.system),
-        warnings=tuple(filter.method.notes(filter.system)),
+        warnings=(*filter.method.notes(filter.system), *undeclared_angles(filter.system, log, trail)),
         states=trail.states,
     )
 
