@@ -182,9 +182,12 @@ class Program:
             num_draws: number of independent draws along a new first axis; None for one draw without that axis.
         """
         key = as_key(seed)
-        if num_draws is None:
-            return _simulate(self.staged, self.operands, key)
-        return _simulate_many(self.staged, self.operands, jax.random.split(key, num_draws))
+        try:
+            if num_draws is None:
+                return _simulate(self.staged, self.operands, key)
+            return _simulate_many(self.staged, self.operands, jax.random.split(key, num_draws))
+        except ProbinfError as error:
+            raise shortened(error) from None
 
     def run(self, seed: Any = 0) -> tuple[Any, jax.Array]:
         """Run forward once: the return value, and the log weight of the observations and factors met."""

@@ -129,7 +129,7 @@ class Log:
     def __iter__(self) -> Iterator[Event]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: int | slice | np.ndarray) -> Any:
         """One `Event`, or the log of a slice or an index array."""
         if isinstance(index, slice | np.ndarray):
             return self._take(np.arange(len(self))[index])
