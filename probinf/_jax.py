@@ -33,6 +33,7 @@ __all__ = [
     "jaxpr_as_fun",
     "jaxprs_in_params",
     "literal_value",
+    "scan_counts",
     "scan_p",
     "shaped",
     "statements_behind",
@@ -161,3 +162,11 @@ def define_statement(name: str, abstract: Any, batch: Any, message: str) -> Prim
 def as_strong(x: Any) -> jax.Array:
     """An array of the same value whose type is not weak, so that loop carries keep their type."""
     return jax.lax.convert_element_type(jnp.asarray(x), jnp.asarray(x).dtype)
+
+
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many constants and carries a scan equation has; JAX 0.12 keeps them in the structure of its operands."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carries, _ = params["ft_in"].unpack()
+    return len(constants), len(carries)

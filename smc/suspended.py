@@ -66,7 +66,7 @@ class Suspended:
     def step(self, inner: Inner, shared: tuple, t: Any, key: jax.Array, rule: Resampling) -> Inner:
         """The population after step `t`."""
         p = self.scan.params
-        n_consts, n_carry = p["num_consts"], p["num_carry"]
+        n_consts, n_carry = _jax.scan_counts(p)
         body = p["jaxpr"]
         at = (self.length - 1 - t) if p["reverse"] else t
 
@@ -127,7 +127,7 @@ def _suspend(staged: Staged, operands: Any) -> Suspended | None:
 
     closed = jax.make_jaxpr(before)(operands, shapes)
     random = list(taint(closed.jaxpr, [False] * len(closed.jaxpr.invars)))
-    n_consts, n_carry = scan.params["num_consts"], scan.params["num_carry"]
+    n_consts, n_carry = _jax.scan_counts(scan.params)
     if any(random[n_consts + n_carry :]):
         return None
     body = scan.params["jaxpr"].jaxpr
@@ -189,7 +189,7 @@ def _static_sites(jaxpr: Any, at: int) -> set[str]:
             results = [union] * len(eqn.outvars)
         sources.update(zip(eqn.outvars, results, strict=True))
     scan = jaxpr.eqns[at]
-    n_consts, n_carry = scan.params["num_consts"], scan.params["num_carry"]
+    n_consts, n_carry = _jax.scan_counts(scan.params)
     body = scan.params["jaxpr"].jaxpr
     kept = list(scan.invars[:n_consts])
     kept += [scan.invars[n_consts + i] for i in range(n_carry) if body.outvars[i] is body.invars[n_consts + i]]

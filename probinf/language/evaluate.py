@@ -167,7 +167,7 @@ class Evaluator:
 
     def scan(self, eqn: Any, operands: list, state: Any, values: Values) -> tuple[list, Any, Records]:
         p, handler = eqn.params, self.handler
-        n_consts, n_carry, length, body = p["num_consts"], p["num_carry"], p["length"], p["jaxpr"]
+        (n_consts, n_carry), length, body = _jax.scan_counts(p), p["length"], p["jaxpr"]
         consts, init, xs = operands[:n_consts], operands[n_consts : n_consts + n_carry], operands[n_consts + n_carry :]
         inside = {s.name for s in sites_of(body.jaxpr)}
         read = {name: value for name, value in values.items() if name in inside}
@@ -207,7 +207,7 @@ class Evaluator:
     def carries(self, plan: Plan, eqn: Any, consts: list, init: list, xs: list, read: Values) -> tuple[list, list]:
         """What each iteration finds in its carry (stacked) and what the last one leaves, given all drawn values."""
         p, body = eqn.params, eqn.params["jaxpr"]
-        length, reverse, n_carry = p["length"], p["reverse"], p["num_carry"]
+        length, reverse, (_, n_carry) = p["length"], p["reverse"], _jax.scan_counts(p)
         silent = Evaluator(self.handler.silent())
 
         def carry_out(carry: list, x: list, now: Values) -> list:

@@ -42,7 +42,7 @@ def independent_iterations(eqn: Any, assigned: Callable[[dict], bool]) -> Plan |
         assigned: whether a sample equation with these params takes its value without looking at its parameters.
     """
     p = eqn.params
-    n_consts, n_carry = p["num_consts"], p["num_carry"]
+    n_consts, n_carry = _jax.scan_counts(p)
     body = p["jaxpr"].jaxpr
     carries = body.invars[n_consts : n_consts + n_carry]
     start = [frozenset()] * n_consts + [frozenset({i}) for i in range(n_carry)]

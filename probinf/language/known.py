@@ -117,7 +117,7 @@ def _equation(eqn: Any, operands: list[Value], wanted: list[bool], found: Findin
         if not has_statements(eqn):
             return unknown
         p = eqn.params
-        n_consts, n_carry, body = p["num_consts"], p["num_carry"], p["jaxpr"]
+        (n_consts, n_carry), body = _jax.scan_counts(p), p["jaxpr"]
         slices = [Stacked(x) if isinstance(x, np.ndarray) else _whole(x) for x in operands[n_consts + n_carry :]]
         # A carry that the body hands on untouched keeps its value.
         first = body.jaxpr.invars[n_consts : n_consts + n_carry]

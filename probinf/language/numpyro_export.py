@@ -80,7 +80,7 @@ class _Exporter(Evaluator):
 
     def scan(self, eqn: Any, operands: list, state: Any, values: Values) -> tuple[list, Any, Records]:
         p = eqn.params
-        n_consts, n_carry, body = p["num_consts"], p["num_carry"], p["jaxpr"]
+        (n_consts, n_carry), body = _jax.scan_counts(p), p["jaxpr"]
         consts, init, xs = operands[:n_consts], operands[n_consts : n_consts + n_carry], operands[n_consts + n_carry :]
 
         def step(carry: list, x: list) -> tuple[list, list]:

@@ -242,7 +242,7 @@ class _Worlds:
 
     def scan(self, eqn: Any, operands: list) -> list:
         p = eqn.params
-        n_consts, n_carry, length, body = p["num_consts"], p["num_carry"], p["length"], p["jaxpr"]
+        (n_consts, n_carry), length, body = _jax.scan_counts(p), p["length"], p["jaxpr"]
         consts, carry, xs = operands[:n_consts], operands[n_consts : n_consts + n_carry], operands[n_consts + n_carry :]
         collected: list[list] = []
         for t in reversed(range(length)) if p["reverse"] else range(length):

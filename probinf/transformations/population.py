@@ -279,7 +279,7 @@ class _Walker:
         self, eqn: Any, operands: list, state: State, needed: list[bool], *, align: bool
     ) -> tuple[list, State, Any | None, dict]:
         p = eqn.params
-        n_consts, n_carry, length, body = p["num_consts"], p["num_carry"], p["length"], p["jaxpr"]
+        (n_consts, n_carry), length, body = _jax.scan_counts(p), p["length"], p["jaxpr"]
         consts, init, xs = operands[:n_consts], operands[n_consts : n_consts + n_carry], operands[n_consts + n_carry :]
         random = _loop_taint(body.jaxpr, consts, init, xs, n_carry)
         init = [self.spread(c) if r else c for c, r in zip(init, random, strict=True)]
@@ -537,7 +537,7 @@ def taint(jaxpr: Any, inputs: list[bool]) -> list[bool]:
 
 
 def _scan_results(eqn: Any, operands: list[bool]) -> list[bool]:
-    n_consts, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    n_consts, n_carry = _jax.scan_counts(eqn.params)
     body = eqn.params["jaxpr"].jaxpr
     carry = list(operands[n_consts : n_consts + n_carry])
     while True:
