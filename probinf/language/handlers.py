@@ -274,7 +274,7 @@ class Condition(Handler):
     Args:
         priors: distributions that replace a site's own.
         record: keep latent and deterministic values as results.
-        latent: emit latent sites that have a value as deterministic ones (their density is left out).
+        freeze: leave out the density of sites that have a value, and the sites with it.
     """
 
     def __init__(self, priors: dict[str, Any] | None = None, *, record: bool = False, freeze: bool = False) -> None:
