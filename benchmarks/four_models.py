@@ -1,8 +1,8 @@
 """Four models in probinf and in NumPyro: lines of code, and the time to the first posterior in a fresh process.
 
-Each pair says the same model in the shortest natural way of its library. What is counted is the lines of code from the
-model's first line (a decorator, if it needs one) to the draws in hand: the function, and the body of `draw` or
-`draw_numpyro`. Blank lines, comments and docstrings do not count.
+Each pair says the same model in the shortest natural way of its library: a plain function that the call of the sampler
+wraps (`pi.model(function)` here, `NUTS(function)` there). Counted are the lines of code of the function, and with them
+those of `draw` or `draw_numpyro`, to the draws in hand. Blank lines, comments and docstrings do not count.
 
     python -m benchmarks.four_models --library probinf --model eight_schools    one run, timings as JSON
 """
@@ -32,7 +32,6 @@ import probinf as pi
 from benchmarks.record import Row
 
 
-@pi.model
 def outliers(x, y):
     """Linear regression; each point is an outlier with unknown probability."""
     a = pi.sample("a", dist.Normal(0.0, 5.0))
@@ -55,7 +54,6 @@ def outliers_numpyro(x, y):
     numpyro.sample("y", dist.MixtureSameFamily(which, noise).to_event(1), obs=y)
 
 
-@pi.model
 def eight_schools(y, sigma):
     """Eight schools; `non_centred` is a setting of the sampler."""
     mu = pi.sample("mu", dist.Normal(0.0, 5.0))
@@ -73,7 +71,6 @@ def eight_schools_numpyro(y, sigma):
     numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
 
-@pi.model
 def volatility(y):
     """Stochastic volatility: the log variance is a random walk that returns to its mean."""
     mu = pi.sample("mu", dist.Normal(-1.0, 1.0))
@@ -103,7 +100,6 @@ def volatility_numpyro(y):
     scan(step, mu, y)
 
 
-@pi.model
 def stick_breaking(y):
     """Mixture of normals with eight components, weights by breaking a stick."""
     alpha = pi.sample("alpha", dist.Gamma(2.0, 1.0))
@@ -169,9 +165,9 @@ def lines_of_code(function: Callable) -> int:
     )
 
 
-def draw(program: Any, settings: dict[str, Any], seed: int) -> Any:
-    """From a program to its draws."""
-    return pi.infer(program, pi.NUTS(**settings), seed=seed, progress=False)
+def draw(model: Callable, data: tuple, settings: dict[str, Any], seed: int) -> Any:
+    """From a model to its draws."""
+    return pi.infer(pi.model(model)(*data), pi.NUTS(**settings), seed=seed, progress=False)
 
 
 def draw_numpyro(model: Callable, data: tuple, settings: dict[str, Any], seed: int) -> Any:
@@ -187,7 +183,7 @@ def run_once(library: str, name: str, num_warmup: int, num_draws: int, seed: int
     data = _data()[name]
     begin = time.perf_counter()
     if library == "probinf":
-        draw(ours(*data), {"num_warmup": num_warmup, "num_draws": num_draws, **settings}, seed)
+        draw(ours, data, {"num_warmup": num_warmup, "num_draws": num_draws, **settings}, seed)
     else:
         how = {"num_warmup": num_warmup, "num_samples": num_draws, "chain_method": library.removeprefix("numpyro-")}
         jax.block_until_ready(draw_numpyro(theirs, data, how, seed))

@@ -54,6 +54,9 @@ def abstract_key() -> Any:
 
 def draw_type(leaves: Sequence[Any], structure: Any) -> tuple[tuple[int, ...], Any]:
     """Shape and dtype of a draw, found without computing one; improper distributions have a type as well."""
+    law = jax.tree.unflatten(structure, leaves)
+    if hasattr(law, "draw_dtype"):  # a law of ours that knows
+        return tuple(law.shape()), law.draw_dtype
 
     def one(ls: list, key: jax.Array) -> jax.Array:
         distribution = jax.tree.unflatten(structure, ls)

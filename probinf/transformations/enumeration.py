@@ -229,7 +229,7 @@ class _Worlds:
         one = jax.tree.unflatten(params["structure"], [x.array[0] if isinstance(x, _Row) else x for x in leaves])
         if hasattr(one, "enumerate") or not isinstance(_base(one), _FIXED_SUPPORT):
             return None
-        support = _combinations(params["site"], one, params["shape"])
+        support = combinations(params["site"], one, params["shape"])
 
         def log_probs(*xs: Any) -> list:
             law = jax.tree.unflatten(params["structure"], list(xs[:-1]))
@@ -311,7 +311,7 @@ def _support(site: Any, structure: Any, leaves: list, shape: tuple[int, ...]) ->
     law = jax.tree.unflatten(structure, list(leaves))
     if hasattr(law, "enumerate"):
         return law.enumerate()
-    support = _combinations(site, law, shape)
+    support = combinations(site, law, shape)
     one = _density(structure, (*(None,) * len(leaves), 0))
     return support, np.asarray(one(*leaves, support)[0])
 
@@ -351,7 +351,7 @@ def _base(law: Any) -> Any:
     return law
 
 
-def _combinations(site: Any, law: Any, shape: tuple[int, ...]) -> np.ndarray:
+def combinations(site: Any, law: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Every value of a draw with finite support: all combinations over its batch."""
     base = _base(law)
     if not base.has_enumerate_support or base.event_shape:

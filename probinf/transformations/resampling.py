@@ -117,7 +117,7 @@ class Ancestors(dist.Distribution):
     arg_constraints: ClassVar[dict] = {}
     pytree_data_fields = ("log_weights",)
     pytree_aux_fields = ("num",)
-    uniforms: ClassVar[str] = "many"
+    draw_dtype: ClassVar[Any] = jnp.dtype("int32")
 
     def __init__(self, log_weights: jax.Array, num: int) -> None:
         self.log_weights = log_weights
