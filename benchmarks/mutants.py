@@ -31,8 +31,8 @@ import probinf.transformations.resampling as resampling  # noqa: E402
 from probinf.language import staging  # noqa: E402
 from probinf.language import statements as pi  # noqa: E402
 from probinf.language.program import model  # noqa: E402
-from tests.measures import atoms, discrepancy  # noqa: E402
-from tests.programs import PROGRAMS  # noqa: E402
+from probinf.validity.measures import atoms, discrepancy  # noqa: E402
+from probinf.validity.programs import PROGRAMS  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)

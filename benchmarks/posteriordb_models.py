@@ -20,6 +20,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 import probinf as pi
+from probinf.inference.diagnostics import diagnose
 
 
 def flat(size: int | None = None, support: Any = constraints.real) -> dist.Distribution:
@@ -243,12 +244,14 @@ class Agreement:
         names: scalars.
         means_apart: distance of the means in joint Monte Carlo standard errors.
         sd_ratio: standard deviation of the run over the reference's.
+        sd_errors: standard error of `sd_ratio`, the reference's error included.
         ess: effective sample size of the second moment's estimate, the smaller of bulk and tail.
     """
 
     names: tuple[str, ...]
     means_apart: np.ndarray
     sd_ratio: np.ndarray
+    sd_errors: np.ndarray
     ess: np.ndarray
 
     @property
@@ -270,14 +273,23 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def compare(posterior: Any, reference: Mapping[str, Any]) -> Agreement:
-    """Compare a run with the reference's summary; scalars are named `site` or `site[i]`, i from 1."""
+    """Compare a run with the reference's summary; scalars are named `site` or `site[i]`, i from 1.
+
+    The error of a standard deviation s follows from that of the mean of (x - mean)², to first order (the delta method):
+    its relative error is the standard error of that mean over 2 s². Heavy tails and the autocorrelation of the squares,
+    which under NUTS is larger than that of the draws, are so counted.
+    """
     rows = []
     summary = posterior.summary()
     place = {name: i for i, name in enumerate(summary.names)}
+    matrix = posterior.matrix(posterior.sites)[0]
+    squares = (matrix - matrix.mean(axis=0)) ** 2
+    own_errors = diagnose(squares.reshape(posterior.num_chains, posterior.num_draws, -1)).mcse_mean
     for name, known in reference["reference"]["summary"].items():
         i = place[re.sub(r"\[(\d+)\]", lambda m: f"[{int(m[1]) - 1}]", name)]
         error = np.hypot(summary["MCSE"][i], known.get("mcse_mean", known.get("mcse", 0.0)))
+        reference_error = squares[:, i].std() / np.sqrt(known.get("ess_bulk", np.inf))
+        sd_error = np.hypot(own_errors[i], reference_error) / (2.0 * squares[:, i].mean())
         ess = min(summary["ESS bulk"][i], summary["ESS tail"][i])
-        rows.append((abs(summary["mean"][i] - known["mean"]) / error, summary["sd"][i] / known["sd"], ess))
-    means_apart, sd_ratio, ess = np.array(rows).T
-    return Agreement(tuple(reference["reference"]["summary"]), means_apart, sd_ratio, ess)
+        rows.append((abs(summary["mean"][i] - known["mean"]) / error, summary["sd"][i] / known["sd"], sd_error, ess))
+    return Agreement(tuple(reference["reference"]["summary"]), *np.array(rows).T)

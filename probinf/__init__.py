@@ -42,6 +42,31 @@ _WHERE = {
     "state_space": "probinf.streaming",
     "state_times": "probinf.streaming.emission",
     "vmap": "probinf.language.statements",
+    "Claim": "probinf.claims",
+    "Kernel": "probinf.kernels.kernel",
+    "Density": "probinf.kernels.kernel",
+    "cycle": "probinf.kernels.kernel",
+    "mix": "probinf.kernels.kernel",
+    "repeat": "probinf.kernels.kernel",
+    "on": "probinf.kernels.kernel",
+    "together": "probinf.kernels.kernel",
+    "trace_mh": "probinf.kernels.trace_moves",
+    "redraw": "probinf.kernels.trace_moves",
+    "random_walk": "probinf.kernels.trace_moves",
+    "gibbs": "probinf.kernels.trace_moves",
+    "uniform_proposal": "probinf.kernels.trace_moves",
+    "refresh_future": "probinf.kernels.trace_moves",
+    "conditional_smc": "probinf.kernels.particle_moves",
+    "MCMC": "probinf.inference.mcmc",
+    "collapse": "probinf.transformations.collapsing",
+    "push_evidence": "probinf.transformations.collapsing",
+    "resize": "probinf.transformations.collapsing",
+    "importance": "probinf.transformations.importance",
+    "rejuvenated": "probinf.transformations.rejuvenation",
+    "tempered": "probinf.transformations.rejuvenation",
+    "Traced": "probinf.transformations.traces",
+    "Assigned": "probinf.transformations.targets",
+    "validate": "probinf.validity.validate",
 }
 
 __all__ = [*sorted(_WHERE), "__version__"]
@@ -61,6 +86,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from probinf.claims import Claim
     from probinf.errors import (
         ArgumentError,
         ArgumentTypeError,
@@ -72,8 +98,12 @@ if TYPE_CHECKING:
         UnknownNameError,
     )
     from probinf.inference.infer import infer
+    from probinf.inference.mcmc import MCMC
     from probinf.inference.nuts import NUTS
     from probinf.inference.posterior import Posterior
+    from probinf.kernels.kernel import Density, Kernel, cycle, mix, on, repeat, together
+    from probinf.kernels.particle_moves import conditional_smc
+    from probinf.kernels.trace_moves import gibbs, random_walk, redraw, refresh_future, trace_mh, uniform_proposal
     from probinf.language.numpyro_models import from_numpyro
     from probinf.language.program import Program, model
     from probinf.language.statements import deterministic, factor, observe, plate, sample, scope, vmap
@@ -83,3 +113,9 @@ if TYPE_CHECKING:
     from probinf.streaming import Filter, Log, Sensor, System, state_space
     from probinf.streaming.emission import observe_log, state_times
     from probinf.transformations.algorithms import enumerate_program, population, recorded
+    from probinf.transformations.collapsing import collapse, push_evidence, resize
+    from probinf.transformations.importance import importance
+    from probinf.transformations.rejuvenation import rejuvenated, tempered
+    from probinf.transformations.targets import Assigned
+    from probinf.transformations.traces import Traced
+    from probinf.validity.validate import validate

@@ -28,8 +28,8 @@ __all__ = [
     "callee",
     "cond_p",
     "define_statement",
-    "inside_plain_vmap",
     "is_dropped",
+    "is_mapped_by",
     "jaxpr_as_fun",
     "jaxprs_in_params",
     "literal_value",
@@ -37,6 +37,7 @@ __all__ = [
     "scan_p",
     "shaped",
     "statements_behind",
+    "vmaps_around",
     "while_p",
     "x64_enabled",
     "xla_marks",
@@ -88,10 +89,19 @@ def shaped(shape: tuple[int, ...], dtype: Any) -> Any:
     return ShapedArray(shape, dtype)
 
 
-def inside_plain_vmap() -> bool:
-    """Whether the code now being traced runs under `jax.vmap`."""
-    # JAX re-exports the name without an alias, which type checkers read as private.
-    return jec.unsafe_am_i_under_a_vmap_DO_NOT_USE()  # pyright: ignore[reportPrivateImportUsage]
+def vmaps_around() -> list[Any]:
+    """One entry for each `jax.vmap` that the code now being traced runs under, the innermost first."""
+    found, trace = [], jec.find_top_trace(())
+    while trace is not None:
+        if "Batch" in type(trace).__name__:
+            found.append(trace.tag)
+        trace = getattr(trace, "parent_trace", None)
+    return found
+
+
+def is_mapped_by(vmap: Any, x: Any) -> bool:
+    """Whether a value differs between the lanes of this vmap (see `vmaps_around`)."""
+    return isinstance(x, Tracer) and getattr(x._trace, "tag", None) is vmap
 
 
 def x64_enabled() -> bool:

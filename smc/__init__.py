@@ -18,6 +18,13 @@ _WHERE = {
     "effective_sample_size": "probinf.transformations.resampling",
     "history": "smc.evidence",
     "population": "probinf.transformations.algorithms",
+    "marginal": "smc.compositions",
+    "particle_marginal": "smc.compositions",
+    "pmmh": "smc.compositions",
+    "pimh": "smc.compositions",
+    "particle_gibbs": "smc.compositions",
+    "smc_squared": "smc.compositions",
+    "ibis": "smc.compositions",
 }
 
 __all__ = [*sorted(_WHERE)]
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
     from probinf.transformations.algorithms import population
     from probinf.transformations.population import Resampling
     from probinf.transformations.resampling import SCHEMES, effective_sample_size
+    from smc.compositions import ibis, marginal, particle_gibbs, particle_marginal, pimh, pmmh, smc_squared
     from smc.evidence import history
     from smc.extended import EKF
     from smc.method import SMC

@@ -18,8 +18,9 @@ from probinf.language.evaluate import evaluate
 from probinf.language.handlers import Condition, Forward
 from probinf.language.sites import has_statements, sites_of
 from probinf.language.staging import Staged, restage
-from probinf.transformations.population import Resampling, may_score, taint
+from probinf.transformations.population import Resampling
 from probinf.transformations.stepping import advance_population
+from probinf.transformations.taint import may_score, taint
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

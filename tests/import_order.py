@@ -14,15 +14,16 @@ from typing import NamedTuple
 
 # The order of docs/design.md, lowest first. `probinf` alone is probinf/__init__.py.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("probinf.errors", "probinf.random", "probinf.progress", "probinf._jax"),
+    ("probinf.errors", "probinf.random", "probinf.progress", "probinf.claims", "probinf._jax"),
     ("probinf.plots",),
     ("probinf.representations",),
     ("probinf.language",),
     ("probinf.transformations",),
     ("probinf.kernels",),
+    ("probinf.validity",),
     ("probinf.inference",),
     ("probinf.streaming",),
-    ("probinf",),
+    ("probinf", "probinf.cli"),
     ("smc",),
     ("transformers_gmm", "continual"),
 )

@@ -12,7 +12,8 @@ from probinf.errors import ModelError
 from probinf.language import statements as pi
 from probinf.language.program import model
 from probinf.transformations.algorithms import enumerate_program
-from tests.programs import DATA, EMISSION, PROGRAMS, TRANSITION, generated, hidden_markov
+from probinf.validity.programs import DATA, EMISSION, PROGRAMS, TRANSITION, hidden_markov
+from probinf.validity.random_programs import generated
 
 
 def bernoulli(p, x):

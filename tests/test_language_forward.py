@@ -15,7 +15,7 @@ from probinf.language import staging
 from probinf.language import statements as pi
 from probinf.language.program import model
 from probinf.transformations.algorithms import population
-from tests.programs import PROGRAMS
+from probinf.validity.programs import PROGRAMS
 
 
 def uniform(name):
@@ -115,7 +115,6 @@ def test_weighted_forward_runs_mean_the_programs_measure(name):
     from probinf.transformations.algorithms import enumerate_program
 
     program, runs = PROGRAMS[name], 2000
-    program.staged  # noqa: B018  before the vmap: statements refuse to be staged under one
     values, log_weights = jax.jit(jax.vmap(lambda k: program.run(k)))(jax.random.split(jax.random.key(7), runs))
     weights = np.exp(np.asarray(log_weights))
     rows = list(zip(*(x.tolist() for x in leaves(values)), strict=True))
@@ -130,7 +129,6 @@ def test_early_termination_stops_early():
         return jax.lax.while_loop(lambda n: pi.sample("go", dist.Bernoulli(0.5)) == 1, lambda n: n + 1, 0)
 
     program = geometric()
-    program.staged  # noqa: B018
     counts = np.asarray(jax.jit(jax.vmap(lambda k: program.run(k)[0]))(jax.random.split(jax.random.key(2), 4000)))
     observed = np.bincount(np.minimum(counts, 6), minlength=7)
     expected = 4000 * np.append(0.5 ** np.arange(1, 7), 0.5**6)
@@ -180,6 +178,53 @@ def test_plain_vmap_around_a_shared_draw_is_refused():
     @model
     def shared():
         return jax.vmap(lambda y: pi.sample("x", dist.Normal(0.0, 1.0)) + y)(jnp.zeros(3))
+
+    with pytest.raises(ModelError, match="share one draw"):
+        shared().run(0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_program_may_first_be_used_inside_the_users_own_vmap(compiled):
+    """The vmap maps the whole program, whose unmapped draws are its own in every lane."""
+    jit = jax.jit if compiled else lambda function: function
+
+    @model
+    def pair(y):
+        x = pi.sample("x", dist.Normal(0.0, 1.0))
+        pi.observe("y", dist.Normal(x, 1.0), y)
+        return x
+
+    y, x = np.array([-1.0, 0.5, 2.0]), 0.3
+    found = jit(jax.vmap(lambda v: pair(v).log_density({"x": x})))(jnp.asarray(y))
+    np.testing.assert_allclose(found, stats.norm.logpdf(x) + stats.norm.logpdf(y, x), rtol=1e-12)
+
+    @model
+    def alone():
+        return pi.sample("x", dist.Normal(0.0, 1.0))
+
+    keys = jax.random.split(jax.random.key(5), 4)
+    lanes = jit(jax.vmap(lambda key: alone().run(key)[0]))(keys)
+    np.testing.assert_array_equal(lanes, [alone().run(key)[0] for key in keys])
+    assert len(np.unique(lanes)) == 4
+
+
+def test_plain_vmap_in_the_body_is_refused_inside_the_users_own_vmap():
+    @model
+    def shared():
+        return jax.vmap(lambda y: pi.sample("x", dist.Normal(0.0, 1.0)) + y)(jnp.zeros(3))
+
+    with pytest.raises(ModelError, match="share one draw"):
+        jax.vmap(lambda key: shared().run(key)[0])(jax.random.split(jax.random.key(0), 2))
+
+
+@pytest.mark.parametrize("outer", [jax.vmap, pi.vmap])
+def test_a_draw_that_only_an_outer_vmap_maps_is_refused(outer):
+    @model
+    def shared():
+        def row(loc):
+            return jax.vmap(lambda y: pi.sample("x", dist.Normal(loc, 1.0)) + y)(jnp.zeros(3))
+
+        return outer(row)(jnp.zeros(2))
 
     with pytest.raises(ModelError, match="share one draw"):
         shared().run(0)

@@ -18,7 +18,8 @@ from scipy import stats
 
 from probinf.errors import ArgumentTypeError, DataError, ModelError
 from probinf.language import statements as pi
-from probinf.language.numpyro_models import UNSUPPORTED, as_program, from_numpyro
+from probinf.language.numpyro_models import as_program, from_numpyro
+from probinf.language.numpyro_unsupported import UNSUPPORTED
 from probinf.language.program import model as pi_model
 from probinf.transformations.algorithms import enumerate_program, population, recorded
 from tests.strictness import relaxed_promotion

@@ -583,14 +583,19 @@ def test_a_model_without_latent_sites_is_refused():
 
 
 def test_a_funnel_is_not_called_trustworthy():
+    """Four runs in ten end without a divergence (60 of 160), so that twenty such are a false alarm of 1e-8."""
+
     def terms(_, position):
         v, x = position["v"], position["x"]
         return {"v": -0.5 * (v / 3.0) ** 2, "x": -0.5 * jnp.sum(x**2) * jnp.exp(-v) - 4.5 * v}
 
-    posterior = NUTS(num_warmup=300, num_draws=300).run(StubTarget("funnel", {"v": (), "x": (9,)}, terms), 0)
-    assert posterior.sample_stats["diverging"].sum() > 0
-    assert any("divergent" in note for note in posterior.warnings)
-    assert not posterior.summary().is_trustworthy
+    target, counts = StubTarget("funnel", {"v": (), "x": (9,)}, terms), []
+    for seed in range(20):
+        posterior = NUTS(num_warmup=300, num_draws=300).run(target, seed)
+        counts.append(int(posterior.sample_stats["diverging"].sum()))
+        assert any("divergent" in note for note in posterior.warnings) == (counts[-1] > 0)
+        assert not posterior.summary().is_trustworthy  # R-hat and ESS say so where nothing diverged
+    assert any(counts)
 
 
 def test_the_unit_metric_is_blackjax_s_with_unit_masses(key):

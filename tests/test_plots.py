@@ -50,6 +50,22 @@ def test_the_marginal_weighs_its_bars_and_its_mean(ax):
     np.testing.assert_allclose(ax.collections[0].get_segments()[0][:, 0], [0.0, 1.0])
 
 
+def test_intervals_of_several_marginals_do_not_hide_each_other(ax):
+    for draws in ([0.0, 1.0], [0.0, 1.0]):
+        plot_marginal(draws, unit="m²/s³", ax=ax)
+    first, second = (c.get_transform().transform([[0.0, 0.0]])[0] for c in ax.collections)
+    np.testing.assert_allclose(second - first, [0.0, 5.0 / 72.0 * ax.figure.dpi])
+    assert ax.get_ylabel() == "density [1/(m²/s³)]"
+
+
+def test_bars_of_a_weighted_marginal_are_as_few_as_its_distinct_draws(ax):
+    """64 draws of 8 values: Rice's rule gives 2 * 8^(1/3) = 4 bars, and five are the fewest."""
+    plot_marginal(np.repeat(np.arange(8.0), 8), log_weights=np.zeros(64), ax=ax)
+    assert len(ax.patches) == 5
+    plot_marginal(np.arange(64.0), log_weights=np.zeros(64), ax=plt.subplots()[1])
+    assert len(plt.gca().patches) == 8  # 2 * 64^(1/3)
+
+
 def test_the_trace_has_a_line_for_each_chain_and_ticks_at_divergences(ax):
     draws, diverging = RNG.normal(size=(3, 40)), np.zeros((3, 40), bool)
     diverging[1, 7] = diverging[2, 20] = True

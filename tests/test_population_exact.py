@@ -21,8 +21,8 @@ from probinf.language import statements as pi
 from probinf.language.program import Model, model
 from probinf.transformations.algorithms import enumerate_program, population, recorded
 from probinf.transformations.resampling import SCHEMES
-from tests.measures import assert_same_measure, atoms, discrepancy
-from tests.programs import DATA, PROGRAMS, hidden_markov, static_parameter, zero_weights
+from probinf.validity.measures import assert_same_measure, atoms, discrepancy
+from probinf.validity.programs import DATA, PROGRAMS, hidden_markov, static_parameter, zero_weights
 
 # Every program meets "multinomial, always" and one more rule in turn; the whole grid is in the slow lane. Multinomial,
 # because two sorted ancestors are idempotent (A[A] = A), which hides faults in the order of composition.

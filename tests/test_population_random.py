@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from probinf.transformations.algorithms import enumerate_program, population, recorded
 from probinf.transformations.resampling import SCHEMES
-from tests.measures import assert_same_measure
-from tests.programs import LOG_FACTORS, PROBABILITIES, generated
+from probinf.validity.measures import assert_same_measure
+from probinf.validity.random_programs import LOG_FACTORS, PROBABILITIES, generated
 
 AT = st.integers(0, 4)
 

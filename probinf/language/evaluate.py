@@ -172,11 +172,12 @@ class Evaluator:
         inside = {s.name for s in sites_of(body.jaxpr)}
         read = {name: value for name, value in values.items() if name in inside}
         for name, value in read.items():
-            if jnp.shape(value)[:1] != (length,):
+            shape = jnp.shape(jax.tree.leaves(value)[0])
+            if shape[:1] != (length,):
                 label = next(s.label for s in sites_of(body.jaxpr) if s.name == name)
                 raise DataError(
                     f"Site {label} stands inside a loop of {length} iterations and takes values stacked along it; "
-                    f"found a value of shape {jnp.shape(value)}."
+                    f"found a value of shape {shape}."
                 )
         carried, own = handler.loop(state, length)
 

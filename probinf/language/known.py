@@ -277,7 +277,9 @@ def _on_ranges(name: str, params: dict, xs: list[Range | None]) -> Range | None:
     if name in ("abs", "square") or (name == "integer_pow" and params["y"] > 0 and params["y"] % 2 == 0):
         power = 1 if name == "abs" else 2 if name == "square" else params["y"]
         low, high = sorted((abs(x.low), abs(x.high)))
-        return Range(0.0 if x.low <= 0 <= x.high else low**power, high**power, x.sites)
+        with np.errstate(over="ignore"):  # NumPy's powers overflow to infinity, Python's raise
+            powers = [float(np.float64(end) ** power) for end in (low, high)]
+        return Range(0.0 if x.low <= 0 <= x.high else powers[0], powers[1], x.sites)
     if name in _BINARY and len(ends) == 2 and not ends[0].sites & ends[1].sites:
         return _combined(name, *ends)
     return None

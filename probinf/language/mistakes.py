@@ -258,7 +258,7 @@ def _python_number(model: str, place: _Place) -> ModelError:
 
 
 def _numpyro_plate(place: _Place, plate: Any, error: Exception) -> ModelError | None:
-    from probinf.language.numpyro_models import unsupported
+    from probinf.language.numpyro_unsupported import unsupported
 
     if isinstance(error, NotImplementedError):
         return unsupported("scan or cond inside a plate", f"plate {plate.name!r} ({place.at})")

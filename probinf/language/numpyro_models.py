@@ -7,12 +7,10 @@ statement and emits it as one of our primitives.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import sys
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,36 +21,15 @@ import numpyro.handlers
 import numpyro.primitives
 
 from probinf import _jax
-from probinf.errors import ArgumentError, ArgumentTypeError, DataError, ModelError
+from probinf.errors import ArgumentTypeError, DataError, ModelError
 from probinf.language import statements
 from probinf.language.checks import observed_value
 from probinf.language.distributions import log_density, standard_promotion
+from probinf.language.numpyro_loops import control_flow
+from probinf.language.numpyro_unsupported import label_of, unsupported
 from probinf.language.places import call_text, caller, caller_frame
 from probinf.language.primitives import Site, bind_factor, bind_observe, deterministic_p
 from probinf.language.statements import Plate
-
-#: What NumPyro offers and programs do not: feature -> the reason and what to write instead.
-UNSUPPORTED = {
-    "numpyro.param": "a parameter to optimise has no prior; use numpyro.sample, or handlers.lift to give it one.",
-    "numpyro.module": "network parameters have no prior; draw them with numpyro.sample, or pass them as arguments.",
-    "numpyro.primitives.mutable": "a program has no state beside its draws; carry the value through scan.",
-    "numpyro.prng_key": "programs hold no keys; draw with numpyro.sample.",
-    "plate(subsample_size=...)": "a program denotes the full data; leave subsample_size out.",
-    "handlers.scale on a latent site": "a scaled prior cannot be drawn from; scale observed sites or factors only.",
-    "handlers.mask on a latent site": (
-        "a masked draw has no proper prior; leave the mask off (unused entries keep their prior), mask observed sites."
-    ),
-    "handlers.block on a latent site": "a hidden draw cannot be inferred; remove the block, or pass the value in.",
-    "handlers.replay around scan": "use numpyro.handlers.condition or substitute with stacked values.",
-    "data for a part of a scan": "give every iteration a value, or scan twice: once over the data, once onwards.",
-    "scan or cond inside a plate": "open the plate inside of the function that scan or cond calls.",
-    "funsor (handlers.collapse, enum)": "use pi.enumerate on the program, or an SMC method, for discrete latent sites.",
-}
-
-
-def unsupported(feature: str, where: str) -> ModelError:
-    """The error for a NumPyro feature that programs do not have."""
-    return ModelError(f"{where}: {feature} is not supported: {UNSUPPORTED[feature]}")
 
 
 class Translate(numpyro.primitives.Messenger):
@@ -70,16 +47,16 @@ class Translate(numpyro.primitives.Messenger):
         elif kind == "deterministic":
             msg["value"] = _deterministic(msg)
         elif kind == "control_flow":
-            _control_flow(msg)
+            control_flow(msg)
         elif kind == "plate":
             if msg["value"] is None:
                 raise unsupported("plate(subsample_size=...)", f"plate {msg['name']!r} ({caller()})")
         elif kind == "param":
             if msg["value"] is None:
                 is_module = str(msg["name"]).endswith("$params")
-                raise unsupported("numpyro.module" if is_module else "numpyro.param", _label(msg))
+                raise unsupported("numpyro.module" if is_module else "numpyro.param", label_of(msg))
         elif kind == "mutable":
-            raise unsupported("numpyro.primitives.mutable", _label(msg))
+            raise unsupported("numpyro.primitives.mutable", label_of(msg))
         elif kind == "prng_key":
             _refuse_key()
         elif kind not in ("inspect", "subsample"):
@@ -103,14 +80,14 @@ class Translate(numpyro.primitives.Messenger):
             return
         if is_latent:
             if not _is_one(scale):
-                raise unsupported("handlers.scale on a latent site", _label(msg))
+                raise unsupported("handlers.scale on a latent site", label_of(msg))
             distribution = self._unmasked(msg, distribution)
             site, distribution = _site(name, distribution, msg["cond_indep_stack"], called_with_obs())
             msg["value"] = statements.draw_at(site, distribution)
             return
         if name.endswith("_observed"):
             self._last_observed = name
-        distribution = _fit(_label(msg), distribution, value)
+        distribution = _fit(label_of(msg), distribution, value)
         if isinstance(_outer_mask(distribution), dist.MaskedDistribution):
             value = _stand_in(distribution, value)
         site, distribution = _site(name, distribution, msg["cond_indep_stack"])
@@ -135,16 +112,12 @@ class Translate(numpyro.primitives.Messenger):
         whole = not isinstance(mask, _jax.Tracer) and bool(np.all(np.asarray(mask)))
         imputed = msg["name"].endswith("_unobserved") and self._last_observed == _twin(msg["name"])
         if not (whole or imputed):
-            raise unsupported("handlers.mask on a latent site", _label(msg))
+            raise unsupported("handlers.mask on a latent site", label_of(msg))
         return masked.base_dist.expand(distribution.batch_shape)
 
 
 def _twin(name: str) -> str:
     return name.removesuffix("_unobserved") + "_observed"
-
-
-def _label(msg: Any) -> str:
-    return f"Site {msg['name']!r} ({caller()})"
 
 
 def _is_one(scale: Any) -> bool:
@@ -248,7 +221,7 @@ def _refuse_key() -> None:
     if isinstance(asking.get("self"), numpyro.handlers.uncondition):
         return
     if isinstance(asking.get("self"), numpyro.handlers.block):
-        raise unsupported("handlers.block on a latent site", _label({"name": asking["msg"].get("name", "?")}))
+        raise unsupported("handlers.block on a latent site", label_of({"name": asking["msg"].get("name", "?")}))
     raise unsupported("numpyro.prng_key", caller())
 
 
@@ -256,82 +229,6 @@ def called_with_obs() -> bool:
     """Whether the call of the statement names `obs`: the site became latent because it was given None."""
     text = call_text(caller_frame())
     return "obs=" in text.replace(" ", "")
-
-
-# -- loops and branches ------------------------------------------------------------------------------------------------
-
-
-def _control_flow(msg: Any) -> None:
-    nothing = types.SimpleNamespace(
-        trace={}
-    )  # NumPyro repeats these messages outside of the loop; ours are emitted inside
-    if len(msg["args"]) == 5:
-        carry, ys = _scan(*msg["args"], given=msg["kwargs"]["substitute_stack"])
-        msg["value"] = ((msg["args"][3], None, carry), (nothing, ys))
-        return
-    pred, true_fun, false_fun, operand = msg["args"]
-    with _without(numpyro.handlers.seed):
-        msg["value"] = (jax.lax.cond(pred, true_fun, false_fun, operand), nothing)
-
-
-def _scan(f: Callable, init: Any, xs: Any, length: int | None, reverse: bool, given: list) -> tuple[Any, Any]:
-    if length is None:
-        leaves = jax.tree.leaves(xs)
-        if not leaves:
-            raise ArgumentError(f"scan ({caller()}): pass length=..., since there is nothing to scan over.")
-        length = int(np.shape(leaves[0])[0])
-
-    def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
-        iteration, x = inputs
-        step = f
-        for kind, values in given:
-            step = _at_iteration(kind, values, iteration, length, step)
-        # Handlers with data for the whole loop are replaced by ones with data for this iteration; a seed would keep a
-        # key of the loop.
-        handlers = numpyro.handlers
-        with _without(handlers.condition, handlers.substitute, handlers.replay, handlers.seed):
-            return step(carry, x)
-
-    iterations = jnp.arange(length) if given else None
-    return jax.lax.scan(body, init, (iterations, xs), length=length, reverse=reverse)
-
-
-def _at_iteration(
-    kind: str, values: Callable[[Any], Any] | Mapping[str, Any], iteration: Any, length: int, step: Callable
-) -> Callable:
-    """A step of a scan with the values of handlers around the scan, taken at one iteration."""
-
-    def value_at(msg: Any) -> Any:
-        if msg["type"] != "sample":
-            return None
-        value = values(msg) if callable(values) else values.get(msg["name"])
-        if value is None:
-            return None
-        one = len(msg["kwargs"]["sample_shape"]) + len(msg["fn"].shape())
-        if np.ndim(value) != one + 1:
-            return value
-        if np.shape(value)[0] != length:
-            where = f"{_label(msg)}, {np.shape(value)[0]} values for {length} iterations"
-            raise unsupported("data for a part of a scan", where)
-        return jax.lax.dynamic_index_in_dim(jnp.asarray(value), iteration, keepdims=False)
-
-    if kind == "condition":
-        return numpyro.handlers.condition(step, condition_fn=value_at)
-    if kind == "substitute":
-        return numpyro.handlers.substitute(step, substitute_fn=value_at)
-    raise unsupported("handlers.replay around scan", f"scan ({caller()})")
-
-
-@contextlib.contextmanager
-def _without(*kinds: type) -> Iterator[None]:
-    """The stack of handlers without those of some kinds."""
-    stack = numpyro.primitives._PYRO_STACK
-    before = list(stack)
-    stack[:] = [m for m in before if not isinstance(m, kinds)]
-    try:
-        yield
-    finally:
-        stack[:] = before
 
 
 # -- at the door -------------------------------------------------------------------------------------------------------
@@ -342,7 +239,8 @@ def from_numpyro(model: Callable, *args: Any, **kwargs: Any) -> Any:
 
     Args:
         model: a function with `numpyro.sample`, `plate`, `factor`, `deterministic`, `scan` and `cond`, with or without
-            handlers around it. Features without a meaning as a program are listed in `UNSUPPORTED`.
+            handlers around it. Features without a meaning as a program are listed in
+            `numpyro_unsupported`.
         args: its arguments; arrays and floats are traced.
         kwargs: its keyword arguments.
 

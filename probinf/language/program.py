@@ -146,6 +146,12 @@ class Program:
             priors[name] = prior
         return dataclasses.replace(self, priors={**self.priors, **priors})
 
+    def with_operands(self, operands: Any) -> Program:
+        """The same program with other arrays of the same shapes for its arguments and data; they are not checked."""
+        other = dataclasses.replace(self)
+        other.__dict__["_staged"] = (self.staged, operands)
+        return other
+
     def unconstrained(self, *, non_centred: Iterable[str] = ()) -> Any:
         """The log density of the latent sites on unconstrained space, for gradient methods.
 

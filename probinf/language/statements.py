@@ -34,6 +34,7 @@ class Context:
     """What surrounds a statement while a model is being staged."""
 
     model: str = "model"
+    vmaps: int = 0  # those around the whole program, which are no concern of its statements
     plates: tuple[Plate, ...] = ()
     scope: str = ""
     token: Any = None
@@ -46,7 +47,7 @@ _context: contextvars.ContextVar[Context | None] = contextvars.ContextVar("probi
 @contextlib.contextmanager
 def staging(model: str) -> Iterator[None]:
     """Open the context in which statements are legal."""
-    reset = _context.set(Context(model=model))
+    reset = _context.set(Context(model=model, vmaps=len(_jax.vmaps_around())))
     try:
         yield
     finally:
@@ -116,23 +117,21 @@ def draw_at(site: Site, distribution: dist.Distribution) -> jax.Array:
     """Emit the draw of a latent site; under `pi.vmap` every lane draws for itself.
 
     Raises:
-        ModelError: unmapped under a plain `jax.vmap`, or a family that cannot be drawn from.
+        ModelError: unmapped by the innermost `jax.vmap`, or a family that cannot be drawn from.
     """
     context = _current("sample")
     token = () if context.token is None else (context.token,)
-    is_mapped = bool(token) or any(_is_mapped(x) for x in jax.tree.leaves(distribution))
-    if not is_mapped and _jax.inside_plain_vmap():
+    vmaps = _jax.vmaps_around()
+    if len(vmaps) > context.vmaps and not any(
+        _jax.is_mapped_by(vmaps[0], x) for x in (*token, *jax.tree.leaves(distribution))
+    ):
         raise ModelError(
-            f"Site {site.label} is drawn under jax.vmap, but nothing in its distribution differs between the lanes: "
-            "all of them would share one draw. Use `with pi.plate(name, size):`, or pi.vmap in place of jax.vmap, for "
-            "independent draws."
+            f"Site {site.label} is drawn under jax.vmap, but its distribution is not seen to differ between the lanes "
+            "(inside a jit, scan or cond it never is): they would share one draw. Use `with pi.plate(name, size):`, or "
+            "pi.vmap in place of jax.vmap, for independent draws."
         )
     (value,) = bind_sample(site, distribution, *token)
     return value
-
-
-def _is_mapped(x: Any) -> bool:
-    return isinstance(x, _jax.Tracer) and "Batch" in type(x).__name__
 
 
 def observe(name: str, distribution: dist.Distribution, value: Any, *, broadcast: bool = False) -> jax.Array:

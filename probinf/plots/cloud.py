@@ -46,9 +46,8 @@ def plot_cloud(
     with style():
         ax = axes_or_new(ax)
         sizes = np.clip(6.0 * weights[alive] * len(points), 0.3, 80.0)
-        ax.scatter(
-            points[alive, 0], points[alive, 1], s=sizes, color=ESTIMATE, alpha=0.35, linewidths=0, label="particles"
-        )
+        ax.scatter(points[alive, 0], points[alive, 1], s=sizes, color=ESTIMATE, alpha=0.35, linewidths=0)
+        ax.plot([], [], "o", color=ESTIMATE, markersize=5.0, alpha=0.6, linewidth=0, label="particles")  # a visible dot
         if mixture is not None:
             _contours(ax, mixture, points[alive], num_levels)
         if landmarks is not None:

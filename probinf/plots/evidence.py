@@ -47,7 +47,8 @@ def plot_ess_and_evidence(
         right = ax.twinx()
         ax.plot(times, ess, color=ESTIMATE, linewidth=0.8)
         if threshold is not None:
-            ax.axhline(threshold, color=MUTED, linestyle=":", linewidth=1.0)
+            ax.axhline(threshold, color=MUTED, linestyle=":", linewidth=1.0, label="resampled below")
+            ax.legend(loc="upper left", fontsize="small")
         right.plot(times, log_evidence, color=SECOND)
         right.spines["right"].set_visible(True)
         ax.set(xlabel=named("time", time_unit), ylim=(0, 1.02 * num_particles))

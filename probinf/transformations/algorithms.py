@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
-from probinf.errors import ArgumentError, ArgumentTypeError
+from probinf.errors import ArgumentError, ArgumentTypeError, UnknownNameError
 from probinf.language.handlers import Condition
 from probinf.language.program import Program
 from probinf.language.staging import Arguments, Staged
@@ -50,6 +51,8 @@ def population(
     resample: str = "systematic",
     threshold: float = 0.5,
     push_evidence: bool = False,
+    priority: Callable[[jax.Array], jax.Array] | None = None,
+    shared: Iterable[str] = (),
 ) -> Program:
     """Run a program by particles that resample after observations: a program that returns a `Population`.
 
@@ -63,6 +66,9 @@ def population(
         threshold: resample when the effective sample size is at most this fraction of the particles; 0 never
             (importance sampling), 1 always.
         push_evidence: score the evidence in the returned program at every resampling, so that algorithms nest.
+        priority: choose ancestors by these log priorities, a function of the log weights (N,), instead of by weight; a
+            survivor keeps its weight over its priority.
+        shared: names of sites drawn once for all particles: parameters, where the population is over states.
 
     Raises:
         ArgumentError: a number outside its range.
@@ -70,7 +76,11 @@ def population(
     """
     check_particles(num_particles, threshold)
     scheme(resample)
-    rule = Resampling(resample, float(threshold), push_evidence)
+    names = frozenset((shared,) if isinstance(shared, str) else shared)
+    latent = [s.name for s in program.staged.latent()]
+    for name in sorted(names - set(latent)):
+        raise UnknownNameError(name, latent, "latent site", f"program {program.name!r}")
+    rule = Resampling(resample, float(threshold), push_evidence, priority, names)
     function = _Populated(program.staged, int(num_particles), rule)
     return Program(f"population({program.name})", function, Arguments.split((program.operands,), {}))
 

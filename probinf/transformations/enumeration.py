@@ -28,6 +28,8 @@ from probinf.language.sites import has_statements
 from probinf.transformations.host_arithmetic import on_host
 
 _MOST_WORLDS = 1_000_000
+_UNROLLED = 8  # loops without statements up to this length are cheaper on the host than compiled
+_MERGE_FROM = 128  # fewer worlds are not worth comparing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,22 @@ def enumerate_worlds(closed: _jax.ClosedJaxpr, operands: Any) -> tuple[np.ndarra
     return worlds.log_weight, [worlds.rows(o) for o in outs]
 
 
+def enumerate_rows(closed: _jax.ClosedJaxpr, rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """All worlds of a staged program from each of several rows of operands.
+
+    Args:
+        closed: the program.
+        rows: its operands, each with a leading axis over starting points.
+
+    Returns:
+        Log weights (W,) (of each start: probabilities and scores), the start that each world belongs to, and results.
+    """
+    worlds = _Worlds(np.zeros(len(rows[0])))
+    origin = _Row(np.arange(len(rows[0])), worlds)
+    outs = worlds.frame(closed.jaxpr, closed.consts, [_Row(x, worlds) for x in rows])
+    return worlds.log_weight, origin.array, [worlds.rows(o) for o in outs]
+
+
 class _Row:
     """A value that differs between worlds: rows along the first axis, re-indexed whenever worlds split."""
 
@@ -95,6 +113,7 @@ class _Worlds:
     def __init__(self, log_weight: np.ndarray) -> None:
         self.log_weight = log_weight
         self.live: weakref.WeakSet[_Row] = weakref.WeakSet()
+        self.merged_size = _MERGE_FROM
 
     @property
     def size(self) -> int:
@@ -116,13 +135,47 @@ class _Worlds:
     def frame(self, jaxpr: Any, consts: Any, args: list) -> list:
         env: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
 
+        args.clear()  # what is not needed any more must not keep worlds apart (see `merge`)
+        last = _last_uses(jaxpr)
+
         def read(v: Any) -> Any:
             return _jax.literal_value(v) if isinstance(v, _jax.Literal) else env[v]
 
-        for eqn in jaxpr.eqns:
-            results = self.equation(eqn, [read(v) for v in eqn.invars])
-            env.update(zip(eqn.outvars, results, strict=True))
+        for position, eqn in enumerate(jaxpr.eqns):
+            operands = [read(v) for v in eqn.invars]
+            for v in {v for v in eqn.invars if not isinstance(v, _jax.Literal)}:
+                if last[v] == position:
+                    del env[v]
+            if eqn.primitive in STATEMENTS:
+                self.merge()
+            results = self.equation(eqn, operands)
+            operands.clear()
+            env.update((v, r) for v, r in zip(eqn.outvars, results, strict=True) if v in last)
+            del results
+            if eqn.primitive in STATEMENTS:
+                self.merge()
         return [read(v) for v in jaxpr.outvars]
+
+    def merge(self) -> None:
+        """Add up worlds that agree on everything that is still to be used."""
+        if self.size < 2 * self.merged_size:
+            return
+        live = list(self.live)
+        columns = [np.ascontiguousarray(row.array).reshape(self.size, -1).view(np.uint8) for row in live]
+        columns = [c.reshape(self.size, -1) for c in columns if c.size]
+        if not columns:
+            index, inverse = np.zeros(1, int), np.zeros(self.size, int)
+        else:
+            table = np.ascontiguousarray(np.concatenate(columns, axis=1))
+            _, index, inverse = np.unique(
+                table.view(np.dtype((np.void, table.shape[1]))).reshape(-1), return_index=True, return_inverse=True
+            )
+        if len(index) < self.size:
+            top = max(self.log_weight.max(), np.finfo(float).min)  # also where all worlds have weight zero
+            mass = np.bincount(inverse.reshape(-1), weights=np.exp(self.log_weight - top), minlength=len(index))
+            with np.errstate(divide="ignore"):
+                self.reindex(index, np.log(mass) + top)
+        self.merged_size = max(_MERGE_FROM, self.size)
 
     def equation(self, eqn: Any, operands: list) -> list:
         primitive = eqn.primitive
@@ -144,9 +197,11 @@ class _Worlds:
 
     def plain(self, eqn: Any, operands: list) -> list:
         """An equation without statements: on the host where that is possible, by JAX otherwise."""
-        if eqn.primitive.name == "jit":
+        if eqn.primitive in _jax.CALLS:
             inner = _jax.callee(eqn)
             return self.frame(inner.jaxpr, inner.consts, operands)
+        if eqn.primitive is _jax.scan_p and eqn.params["length"] <= _UNROLLED:
+            return self.scan(eqn, operands)
         batched = [isinstance(x, _Row) for x in operands]
         if not any(isinstance(x, jax.Array) and not _plain_array(x) for x in operands):
             arrays = [x.array if isinstance(x, _Row) else np.asarray(x) for x in operands]
@@ -227,7 +282,7 @@ class _Worlds:
         if self.size == 0:
             return None
         one = jax.tree.unflatten(params["structure"], [x.array[0] if isinstance(x, _Row) else x for x in leaves])
-        if hasattr(one, "enumerate") or not isinstance(_base(one), _FIXED_SUPPORT):
+        if hasattr(one, "enumerate") or not isinstance(base_of(one), _FIXED_SUPPORT):
             return None
         support = combinations(params["site"], one, params["shape"])
 
@@ -244,12 +299,16 @@ class _Worlds:
         p = eqn.params
         (n_consts, n_carry), length, body = _jax.scan_counts(p), p["length"], p["jaxpr"]
         consts, carry, xs = operands[:n_consts], operands[n_consts : n_consts + n_carry], operands[n_consts + n_carry :]
+        operands.clear()
         collected: list[list] = []
         for t in reversed(range(length)) if p["reverse"] else range(length):
             row = [_Row(x.array[:, t], self) if isinstance(x, _Row) else np.asarray(x)[t] for x in xs]
-            outs = self.frame(body.jaxpr, body.consts, [*consts, *carry, *row])
+            args = [*consts, *carry, *row]
+            del carry, row
+            outs = self.frame(body.jaxpr, body.consts, args)
             carry = outs[:n_carry]
             collected.append(outs[n_carry:])
+            del outs
         if p["reverse"]:
             collected.reverse()
         stacked: list[Any] = []
@@ -302,6 +361,13 @@ class _Worlds:
         return loop(self, *operands)
 
 
+@functools.lru_cache(maxsize=8192)
+def _last_uses(jaxpr: Any) -> dict[Any, int]:
+    last = {v: i for i, eqn in enumerate(jaxpr.eqns) for v in eqn.invars if not isinstance(v, _jax.Literal)}
+    last.update((v, len(jaxpr.eqns)) for v in jaxpr.outvars if not isinstance(v, _jax.Literal))
+    return last
+
+
 def _padded(size: int) -> int:
     """The world axis grows in steps of 16: compiling tiny kernels for new sizes costs far more than running them."""
     return next((n for n in (16, 256, 4096, 65536) if size <= n), 1 << (size - 1).bit_length())
@@ -342,18 +408,23 @@ def _plain_array(x: Any) -> bool:
 _FIXED_SUPPORT = (dist.BernoulliProbs, dist.BernoulliLogits, dist.CategoricalProbs, dist.CategoricalLogits)
 
 
-def _base(law: Any) -> Any:
+def has_fixed_support(law: Any) -> bool:
+    """Whether the finite support of a law follows from the shapes of its parameters."""
+    return isinstance(base_of(law), _FIXED_SUPPORT)
+
+
+def base_of(law: Any) -> Any:
     """The family under expansions, reinterpreted axes and lanes."""
     while isinstance(law, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
         law = law.base_dist
     if hasattr(law, "structure"):  # Lanes
-        return _base(law._one(tuple(x if a is None else x[0] for x, a in zip(law.leaves, law.axes, strict=True))))
+        return base_of(law._one(tuple(x if a is None else x[0] for x, a in zip(law.leaves, law.axes, strict=True))))
     return law
 
 
 def combinations(site: Any, law: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Every value of a draw with finite support: all combinations over its batch."""
-    base = _base(law)
+    base = base_of(law)
     if not base.has_enumerate_support or base.event_shape:
         raise ModelError(
             f"Site {site.label}: {type(base).__name__} has no finite support to enumerate. Exact enumeration takes "
@@ -364,4 +435,4 @@ def combinations(site: Any, law: Any, shape: tuple[int, ...]) -> np.ndarray:
     if len(atoms) ** count > _MOST_WORLDS:
         raise ModelError(f"Site {site.label}: {len(atoms)}^{count} values are too many to enumerate.")
     rows = list(itertools.product(atoms, repeat=count))
-    return np.array(rows).reshape(len(rows), *shape)
+    return np.array(rows, atoms.dtype).reshape(len(rows), *shape)

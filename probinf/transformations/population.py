@@ -12,13 +12,14 @@ stacked loop outputs are re-aligned with the final particles by one backward pas
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from probinf import _jax
+from probinf.errors import ModelError
 from probinf.language.distributions import lanes, log_density
 from probinf.language.evaluate import unsupported
 from probinf.language.primitives import (
@@ -27,12 +28,16 @@ from probinf.language.primitives import (
     bind_factor,
     bind_sample,
     deterministic_p,
+    distribution_of,
     factor_p,
     observe_p,
     sample_p,
 )
-from probinf.language.sites import has_statements
+from probinf.language.sites import has_statements, sites_of
+from probinf.transformations.ancestor_sampling import exchange, log_future_from, log_future_now
+from probinf.transformations.conditional import Conditional
 from probinf.transformations.resampling import effective_sample_size, scheme
+from probinf.transformations.taint import is_markov_loop, last_use, may_score, random_carries, random_loop, taint
 
 
 @dataclasses.dataclass
@@ -40,6 +45,10 @@ class Many:
     """A random value: one row per particle."""
 
     array: Any
+
+
+def _flags(values: list) -> list[bool]:
+    return [isinstance(x, Many) for x in values]
 
 
 def _array(value: Any) -> Any:
@@ -54,11 +63,16 @@ class Resampling:
         scheme: name of the scheme.
         threshold: resample when the effective sample size is at most this fraction of the particles; 1 always, 0 never.
         push_evidence: at every resampling normalise the weights and score their mean in the outer program.
+        priority: log weights (N,) to log priorities (N,) by which ancestors are chosen instead; a particle then keeps
+            its weight over its priority. None for the weights themselves.
+        shared: names of sites drawn once for all particles.
     """
 
     scheme: str = "systematic"
     threshold: float = 0.5
     push_evidence: bool = False
+    priority: Callable[[jax.Array], jax.Array] | None = None
+    shared: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass
@@ -85,7 +99,11 @@ def log_mean_exp(log_weights: jax.Array) -> jax.Array:
 
 
 def run_population(
-    closed: _jax.ClosedJaxpr, operands: Sequence[Any], num: int, resampling: Resampling
+    closed: _jax.ClosedJaxpr,
+    operands: Sequence[Any],
+    num: int,
+    resampling: Resampling,
+    reference: Reference | None = None,
 ) -> tuple[list[Any], State, dict[str, Any]]:
     """Emit the population version of a staged program.
 
@@ -94,16 +112,19 @@ def run_population(
         operands: its operands, shared by all particles.
         num: number of particles.
         resampling: when and how to resample.
+        reference: for a conditional population, the path that particle 0 takes and keeps.
 
     Returns:
         Results, each with a leading particle axis; the final weights; and per suspension point the effective sample
         size and the log evidence so far (stacked along loops), by site name.
     """
-    walker = _Walker(num, resampling)
+    walker = _Walker(num, resampling, reference=reference)
     dtype = jnp.result_type(float)
     state = State(jnp.zeros(num, dtype), jnp.zeros((), dtype))
     used = [True] * len(closed.jaxpr.outvars)
-    outs, state, _, info = walker.frame(closed.jaxpr, closed.consts, list(operands), state, used, align=False)
+    outs, state, _, info = walker.frame(
+        closed.jaxpr, closed.consts, list(operands), state, used, align=False, outermost=True
+    )
     return [walker.spread(o).array for o in outs], state, info
 
 
@@ -131,9 +152,37 @@ def population_frame(
     return [walker.spread(o).array for o in outs], state
 
 
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The path that particle 0 of a conditional population takes.
+
+    Attributes:
+        values: by site, stacked along loops; of every site, shared ones included.
+        ancestor_sampling: before each iteration of an outermost loop draw again which particle's past the reference
+            continues (Lindsten, Jordan & Schön 2014).
+    """
+
+    values: Mapping[str, Any]
+    ancestor_sampling: bool = False
+
+
 class _Walker:
-    def __init__(self, num: int, resampling: Resampling, *, suspend: bool = True, named: bool = True) -> None:
+    def __init__(
+        self,
+        num: int,
+        resampling: Resampling,
+        *,
+        suspend: bool = True,
+        named: bool = True,
+        reference: Reference | None = None,
+    ) -> None:
         self.num, self.resampling, self.suspend, self.named = num, resampling, suspend, named
+        self.reference = reference
+        self.is_tail = False  # whether the equation being run is the outermost program's last one with statements
+
+    def quiet(self, *, named: bool = True) -> _Walker:
+        """The same walker without suspensions."""
+        return _Walker(self.num, self.resampling, suspend=False, named=named, reference=self.reference)
 
     # -- weights ----------------------------------------------------------------------------------------------------
 
@@ -155,16 +204,25 @@ class _Walker:
         info = {"ess": ess, "log_evidence": state.log_evidence + increment}
         law = scheme(rule.scheme)
         identity = jnp.arange(self.num, dtype=jnp.int32)
+        priorities = None if rule.priority is None else rule.priority(state.log_weights)
 
         def resample(weights: Any) -> Any:
-            return bind_sample(Site(""), law(weights, self.num))[0]
+            chosen = law(weights, self.num)
+            if self.reference is not None:
+                chosen = Conditional(weights, self.num, rule.scheme)
+            return bind_sample(Site(""), chosen)[0]
 
         due = alive if rule.threshold >= 1 else alive & (ess <= rule.threshold * self.num)
+        by = state.log_weights if priorities is None else priorities
         if rule.threshold >= 1:
-            ancestors = jnp.where(alive, resample(state.log_weights), identity)
+            ancestors = jnp.where(alive, resample(by), identity)
         else:
-            ancestors = jax.lax.cond(due, resample, lambda _: identity, state.log_weights)
-        log_weights = jnp.where(due, jnp.zeros_like(state.log_weights), state.log_weights)
+            ancestors = jax.lax.cond(due, resample, lambda _: identity, by)
+        even = jnp.zeros_like(state.log_weights)
+        if priorities is not None:
+            # E[sum_i w'_i 1{a_i = j}] = w_j, then relative to the evidence that is collected.
+            even = _take(state.log_weights - priorities, ancestors) + log_mean_exp(priorities) - increment
+        log_weights = jnp.where(due, even, state.log_weights)
         collected = jnp.where(due, increment, jnp.zeros_like(increment))
         if rule.push_evidence:
             bind_factor(Site(""), collected)
@@ -174,14 +232,22 @@ class _Walker:
     # -- frames -----------------------------------------------------------------------------------------------------
 
     def frame(
-        self, jaxpr: Any, consts: Any, args: list, state: State, used: list[bool], *, align: bool
+        self,
+        jaxpr: Any,
+        consts: Any,
+        args: list,
+        state: State,
+        used: list[bool],
+        *,
+        align: bool,
+        outermost: bool = False,
     ) -> tuple[list, State, Any | None, dict]:
         """Run one jaxpr. Returns results, weights, the composition of all ancestors (None without), information.
 
         `align`: whether the caller holds random values of its own, so that the composition is needed.
         """
         env: dict[Any, Any] = {}
-        last = _last_use(jaxpr, used)
+        last = last_use(jaxpr, used)
         env.update(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
         composed: Any | None = None
         info: dict[str, Any] = {}
@@ -196,6 +262,7 @@ class _Walker:
                 if last.get(v, -1) <= position:
                     env.pop(v, None)
             holds_random = align or any(isinstance(x, Many) for x in env.values())
+            self.is_tail = outermost and not any(map(has_statements, jaxpr.eqns[position + 1 :]))
             results, state, ancestors, new = self.equation(eqn, operands, state, needed, align=holds_random)
             info.update(new)
             if ancestors is not None:
@@ -243,9 +310,7 @@ class _Walker:
         if eqn.primitive is deterministic_p:
             return [operands[0]], state, None, {}
         if eqn.primitive is sample_p:
-            leaves = operands[: p["count"]]
-            law = lanes([*map(_array, leaves)], p["structure"], [isinstance(x, Many) for x in leaves], self.num)
-            return [Many(bind_sample(_widened(site) if self.named else Site(""), law)[0])], state, None, {}
+            return [self.draw(p, operands[: p["count"]])], state, None, {}
         if eqn.primitive is observe_p:
 
             def score(*xs: Any) -> Any:
@@ -266,6 +331,30 @@ class _Walker:
         state, ancestors, info = self.suspension(state)
         return [], state, ancestors, ({site.name: info} if site.name and self.suspend else {})
 
+    def draw(self, p: dict, leaves: list) -> Any:
+        """The value of a site for every particle; the reference keeps its own."""
+        site = p["site"]
+        known = None if self.reference is None else self.reference.values.get(site.name)
+        if self.reference is not None and known is None:
+            raise ModelError(f"Site {site.label or 'without a name'}: the reference path has no value for it.")
+        if site.name in self.resampling.shared:
+            if any(isinstance(x, Many) for x in leaves):
+                raise ModelError(
+                    f"Site {site.label} cannot be shared by all particles: its distribution depends on a site that is "
+                    "not shared. Name that site as well."
+                )
+            return known if known is not None else bind_sample(site, distribution_of(p, leaves))[0]
+        mapped = [isinstance(x, Many) for x in leaves]
+        if known is None:
+            law = lanes([*map(_array, leaves)], p["structure"], mapped, self.num)
+            return Many(bind_sample(_widened(site) if self.named else Site(""), law)[0])
+        own = jnp.asarray(known, p["dtype"])[None]
+        if self.num == 1:
+            return Many(own)
+        others = [x.array[1:] if isinstance(x, Many) else x for x in leaves]
+        law = lanes(others, p["structure"], mapped, self.num - 1)
+        return Many(jnp.concatenate([own, bind_sample(Site(""), law)[0]]))
+
     def each(self, function: Callable, operands: list) -> jax.Array:
         """A function of one particle's values, for all of them: (N, ...)."""
         axes = [0 if isinstance(x, Many) else None for x in operands]
@@ -281,13 +370,18 @@ class _Walker:
         p = eqn.params
         (n_consts, n_carry), length, body = _jax.scan_counts(p), p["length"], p["jaxpr"]
         consts, init, xs = operands[:n_consts], operands[n_consts : n_consts + n_carry], operands[n_consts + n_carry :]
-        random = _loop_taint(body.jaxpr, consts, init, xs, n_carry)
+        random = random_carries(body.jaxpr, _flags(consts), _flags(init), _flags(xs), n_carry, self.resampling.shared)
         init = [self.spread(c) if r else c for c, r in zip(init, random, strict=True)]
         shared_consts = [None if isinstance(c, Many) else c for c in consts]
         moving_consts = [c for c in consts if isinstance(c, Many)]
         shared_xs = [x for x in xs if not isinstance(x, Many)]
         random_xs = [jnp.moveaxis(x.array, 1, 0) for x in xs if isinstance(x, Many)]
-        resamples = self.suspend and self.resampling.threshold > 0 and may_score(body.jaxpr)
+        sampling = self.reference is not None and self.reference.ancestor_sampling and self.is_tail
+        self.is_tail = False
+        resamples = sampling or (self.suspend and self.resampling.threshold > 0 and may_score(body.jaxpr))
+        inside = {s.name for s in sites_of(body.jaxpr)} if self.reference is not None else set()
+        path = {} if self.reference is None else {n: v for n, v in self.reference.values.items() if n in inside}
+        is_markov = sampling and is_markov_loop(eqn, random, has_random_consts=bool(moving_consts))
         ys_needed = needed[n_carry:]
         out_flags: list[bool] = []
         # Per-step ancestors re-align stacked outputs; their composition is carried only where something needs it.
@@ -295,25 +389,50 @@ class _Walker:
 
         def run(carry: Any, x: Any) -> Any:
             st, composed, moving, values = carry
-            here, there = iter(x[0]), iter(x[1])
-            rows = iter(moving)
-            c = [Many(next(rows)) if s is None else s for s in shared_consts]
-            v = [Many(a) if r else a for a, r in zip(values, random, strict=True)]
-            step_xs = []
-            for original in xs:
-                if isinstance(original, Many):
-                    row = next(there)
-                    step_xs.append(Many(_take(row, composed) if compose else row))
-                else:
-                    step_xs.append(next(here))
+            t, now, x = x[2], x[3], x[:2]
+
+            def operands_now(composed: Any, moving: list, values: list) -> list:
+                here, there, rows = iter(x[0]), iter(x[1]), iter(moving)
+                c = [Many(next(rows)) if s is None else s for s in shared_consts]
+                v = [Many(a) if r else a for a, r in zip(values, random, strict=True)]
+                step_xs = []
+                for original in xs:
+                    if isinstance(original, Many):
+                        row = next(there)
+                        step_xs.append(Many(_take(row, composed) if compose else row))
+                    else:
+                        step_xs.append(next(here))
+                return [*c, *v, *step_xs]
+
+            swapped = None
+            if sampling:
+                inputs = operands_now(composed, moving, values)
+                rows = [Many(_take(r.array, composed)) if isinstance(r, Many) and compose else r for r in xs]
+                assert self.reference is not None
+                rest = {n: v for n, v in self.reference.values.items() if n not in path}
+                future = log_future_now(eqn, {**rest, **now}) if is_markov else log_future_from(eqn, t, path, rest)
+                seen = inputs if is_markov else [*inputs[: n_consts + n_carry], *rows]
+                swapped = exchange(st.log_weights + self.each(future, seen))
+                st = State(st.log_weights[swapped], st.log_evidence)
+                moving = [_take(m, swapped) for m in moving]
+                values = [_take(a, swapped) if r else a for a, r in zip(values, random, strict=True)]
+                composed = _take(composed, swapped) if compose else composed
+            walker = self if self.reference is None else self.along(now)
             used = [True] * n_carry + ys_needed
-            outs, st, ancestors, info = self.frame(
-                body.jaxpr, body.consts, [*c, *v, *step_xs], st, used, align=bool(moving) or compose or any(ys_needed)
+            outs, st, ancestors, info = walker.frame(
+                body.jaxpr,
+                body.consts,
+                operands_now(composed, moving, values),
+                st,
+                used,
+                align=bool(moving) or compose or any(ys_needed),
             )
             if ancestors is not None:
                 moving = [_take(m, ancestors) for m in moving]
                 if compose:
                     composed = _take(composed, ancestors)
+            if swapped is not None:
+                ancestors = swapped if ancestors is None else _take(swapped, ancestors)
             new = [
                 self.spread(o).array.astype(a.dtype) if r else jnp.asarray(o, jnp.asarray(a).dtype)
                 for o, a, r in zip(outs[:n_carry], values, random, strict=True)
@@ -330,8 +449,9 @@ class _Walker:
             [m.array for m in moving_consts],
             [_array(c) for c in init],
         )
+        rows_of = (shared_xs, random_xs, jnp.arange(length, dtype=jnp.int32) if sampling else None, path)
         (state, composed, _, final), (kept, ancestors, info) = jax.lax.scan(
-            run, start, (shared_xs, random_xs), length=length, reverse=p["reverse"], unroll=p["unroll"]
+            run, start, rows_of, length=length, reverse=p["reverse"], unroll=p["unroll"]
         )
         index = _lineage(ancestors, self.num, reverse=p["reverse"]) if ancestors is not None else None
         stacked, rows = [], iter(kept)
@@ -351,13 +471,23 @@ class _Walker:
             raise AssertionError("the composition of ancestors was needed and not carried")
         return [*carried, *stacked], state, composed if compose else None, info
 
+    # -- conditional populations ------------------------------------------------------------------------------------
+
+    def along(self, now: Mapping[str, Any]) -> _Walker:
+        """The walker inside one iteration, where the reference's stacked values are those of the iteration."""
+        assert self.reference is not None
+        reference = Reference({**self.reference.values, **now})
+        return _Walker(self.num, self.resampling, suspend=self.suspend, named=self.named, reference=reference)
+
     def while_loop(self, eqn: Any, operands: list, state: State) -> tuple[list, State, Any | None, dict]:
         p = eqn.params
         n_cond, n_body = p["cond_nconsts"], p["body_nconsts"]
         cond_consts, body_consts = operands[:n_cond], operands[n_cond : n_cond + n_body]
         init = operands[n_cond + n_body :]
         test, body = p["cond_jaxpr"], p["body_jaxpr"]
-        random, divergent = _while_taint(test.jaxpr, body.jaxpr, cond_consts, body_consts, init)
+        random, divergent = random_loop(
+            test.jaxpr, body.jaxpr, _flags(cond_consts), _flags(body_consts), _flags(init), self.resampling.shared
+        )
         init = [self.spread(c) if r else c for c, r in zip(init, random, strict=True)]
         shared = [None if isinstance(c, Many) else c for c in (*cond_consts, *body_consts)]
         moving = [c.array for c in (*cond_consts, *body_consts) if isinstance(c, Many)]
@@ -370,10 +500,10 @@ class _Walker:
                 [Many(a) if r else a for a, r in zip(values, random, strict=True)],
             )
 
-        quiet = _Walker(self.num, self.resampling, suspend=False)
+        quiet = self.quiet()
         # The condition is evaluated before the loop and after every iteration, so that its scores are kept; its sites
         # are then emitted twice and carry their names once.
-        before = _Walker(self.num, self.resampling, suspend=False, named=False)
+        before = self.quiet(named=False)
 
         def holds(rows: list, values: list, st: State, walker: _Walker = quiet) -> tuple[Any, State]:
             c, v = unpack(rows, values)
@@ -439,7 +569,7 @@ class _Walker:
     def aligned_cond(self, eqn: Any, operands: list, state: State) -> tuple[list, State, Any | None, dict]:
         index, *args = operands
         branches = eqn.params["branches"]
-        flags = [taint(b.jaxpr, [isinstance(a, Many) for a in args]) for b in branches]
+        flags = [taint(b.jaxpr, [isinstance(a, Many) for a in args], self.resampling.shared) for b in branches]
         random = [any(f) for f in zip(*flags, strict=True)]
         resamples = self.suspend and self.resampling.threshold > 0 and any(may_score(b.jaxpr) for b in branches)
         identity = jnp.arange(self.num, dtype=jnp.int32)
@@ -461,7 +591,7 @@ class _Walker:
         index, *args = operands
         branches = eqn.params["branches"]
         choice = jnp.clip(index.array.astype(jnp.int32), 0, len(branches) - 1)
-        quiet = _Walker(self.num, self.resampling, suspend=False)
+        quiet = self.quiet()
         runs = []
         for closed in branches:
             used = [True] * len(closed.jaxpr.outvars)
@@ -479,110 +609,6 @@ class _Walker:
             if ancestors is not None:
                 results = [_take(r, ancestors) for r in results]
         return [Many(r) for r in results], state, ancestors, {}
-
-
-# -- analysis ----------------------------------------------------------------------------------------------------------
-
-
-def _last_use(jaxpr: Any, used: list[bool]) -> dict[Any, int]:
-    last: dict[Any, int] = {}
-    for position, eqn in enumerate(jaxpr.eqns):
-        for v in eqn.invars:
-            if not isinstance(v, _jax.Literal):
-                last[v] = position
-    for v, keep in zip(jaxpr.outvars, used, strict=True):
-        if keep and not isinstance(v, _jax.Literal):
-            last[v] = len(jaxpr.eqns) + 1
-    return last
-
-
-def taint(jaxpr: Any, inputs: list[bool]) -> list[bool]:
-    """Which results are random, given which inputs are."""
-    marks = dict.fromkeys(jaxpr.constvars, False)
-    marks.update(zip(jaxpr.invars, inputs, strict=True))
-
-    def of(v: Any) -> bool:
-        return False if isinstance(v, _jax.Literal) else marks[v]
-
-    for eqn in jaxpr.eqns:
-        operands = [of(v) for v in eqn.invars]
-        if eqn.primitive is sample_p:
-            results = [True]
-        elif not has_statements(eqn) or eqn.primitive is deterministic_p:
-            results = [any(operands)] * len(eqn.outvars)
-        elif eqn.primitive in STATEMENTS:
-            results = []
-        elif eqn.primitive is _jax.scan_p:
-            results = _scan_results(eqn, operands)
-        elif eqn.primitive is _jax.cond_p:
-            if operands[0]:
-                results = [True] * len(eqn.outvars)
-            else:
-                each = [taint(b.jaxpr, operands[1:]) for b in eqn.params["branches"]]
-                results = [any(f) for f in zip(*each, strict=True)]
-        elif eqn.primitive is _jax.while_p:
-            p = eqn.params
-            n_cond, n_body = p["cond_nconsts"], p["body_nconsts"]
-            results, _ = _while_flags(
-                p["cond_jaxpr"].jaxpr,
-                p["body_jaxpr"].jaxpr,
-                operands[:n_cond],
-                operands[n_cond : n_cond + n_body],
-                operands[n_cond + n_body :],
-            )
-        else:
-            results = taint(_jax.callee(eqn).jaxpr, operands)
-        marks.update(zip(eqn.outvars, results, strict=True))
-    return [of(v) for v in jaxpr.outvars]
-
-
-def _scan_results(eqn: Any, operands: list[bool]) -> list[bool]:
-    n_consts, n_carry = _jax.scan_counts(eqn.params)
-    body = eqn.params["jaxpr"].jaxpr
-    carry = list(operands[n_consts : n_consts + n_carry])
-    while True:
-        flags = taint(body, [*operands[:n_consts], *carry, *operands[n_consts + n_carry :]])
-        grown = [a or b for a, b in zip(carry, flags[:n_carry], strict=True)]
-        if grown == carry:
-            return [*carry, *flags[n_carry:]]
-        carry = grown
-
-
-def _loop_taint(body: Any, consts: list, init: list, xs: list, n_carry: int) -> list[bool]:
-    carry = [isinstance(c, Many) for c in init]
-    rest = [isinstance(c, Many) for c in consts], [isinstance(x, Many) for x in xs]
-    while True:
-        flags = taint(body, [*rest[0], *carry, *rest[1]])[:n_carry]
-        grown = [a or b for a, b in zip(carry, flags, strict=True)]
-        if grown == carry:
-            return carry
-        carry = grown
-
-
-def _while_flags(test: Any, body: Any, cond_consts: list, body_consts: list, init: list) -> tuple[list[bool], bool]:
-    carry = list(init)
-    while True:
-        divergent = taint(test, [*cond_consts, *carry])[0]
-        flags = taint(body, [*body_consts, *carry])
-        grown = [a or b or divergent for a, b in zip(carry, flags, strict=True)]
-        if grown == carry:
-            return carry, divergent
-        carry = grown
-
-
-def _while_taint(test: Any, body: Any, cond_consts: list, body_consts: list, init: list) -> tuple[list[bool], bool]:
-    return _while_flags(test, body, *([isinstance(x, Many) for x in part] for part in (cond_consts, body_consts, init)))
-
-
-def may_score(jaxpr: Any) -> bool:
-    """Whether anything in a jaxpr, nested ones included, can change the weights: an observation or a factor."""
-    for eqn in jaxpr.eqns:
-        if eqn.primitive in (observe_p, factor_p):
-            return True
-        for inner in _jax.jaxprs_in_params(eqn.params):
-            if may_score(inner.jaxpr if isinstance(inner, _jax.ClosedJaxpr) else inner):
-                return True
-    return False
 
 
 # -- arrays ------------------------------------------------------------------------------------------------------------

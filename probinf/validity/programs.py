@@ -30,7 +30,7 @@ def hidden_markov(ys):
     """A two-state hidden Markov model; the path is a stacked loop output."""
 
     def step(z, y):
-        z = pi.sample("z", dist.Categorical(TRANSITION[z]))
+        z = pi.sample("z", dist.CategoricalProbs(TRANSITION[z]))
         pi.sample("y", dist.Bernoulli(EMISSION[z]), obs=y)
         return z, z
 
@@ -182,7 +182,7 @@ def nested_plates():
 @model
 def unequal_factors():
     """Executions that meet zero, one or two factors."""
-    a = pi.sample("a", dist.Categorical(jnp.array([0.5, 0.2, 0.3])))
+    a = pi.sample("a", dist.CategoricalProbs(jnp.array([0.5, 0.2, 0.3])))
 
     def two():
         pi.factor("f0", -0.3)
@@ -225,7 +225,7 @@ def reversed_loop(ys):
 @model
 def three_way_switch():
     """A switch with three branches, with different draws and scores."""
-    k = pi.sample("k", dist.Categorical(jnp.array([0.5, 0.2, 0.3])))
+    k = pi.sample("k", dist.CategoricalProbs(jnp.array([0.5, 0.2, 0.3])))
 
     def draw():
         u = pi.sample("u", dist.Bernoulli(0.3))
@@ -320,7 +320,7 @@ def counted_loop():
 
     def body(i, c):
         z, path = c
-        z = pi.sample("z", dist.Categorical(TRANSITION[z]))
+        z = pi.sample("z", dist.CategoricalProbs(TRANSITION[z]))
         pi.factor("f", jnp.where(z == 1, -0.6, 0.2) * (1.0 + number(i)))
         return z, path.at[i].set(z)
 
@@ -411,90 +411,4 @@ PROGRAMS: dict[str, Program] = {
         score_before_draws(),
         empty_loop(),
     )
-}
-
-
-# -- random programs ------------------------------------------------------------------------------------------------
-
-PROBABILITIES = (0.2, 0.5, 0.75, 1.0)
-LOG_FACTORS = (0.0, 0.4, -0.9, -float("inf"))
-
-
-@model
-def generated(tree: tuple):
-    """A program written as nested tuples; see `tests.test_population_random` for the grammar.
-
-    Every statement may look at the values defined before it in its own block or around it; every value is 0 or 1, or
-    a small count. Sites are numbered in the order of staging.
-    """
-    numbers = iter(range(1000))
-    return tuple(_block(tree, [jnp.asarray(0)], numbers)[1:])
-
-
-def _pick(values: list, at: int) -> jax.Array:
-    return values[at % len(values)]
-
-
-def _block(block: tuple, outer: list, numbers: Any) -> list:
-    values = list(outer)
-    for kind, *rest in block:
-        values.extend(_STATEMENTS[kind](values, numbers, *rest))
-    return values
-
-
-def _draw(values, numbers, at, low, high):
-    p = jnp.where(_pick(values, at) % 2 == 1, PROBABILITIES[high], PROBABILITIES[low])
-    return [pi.sample(f"x{next(numbers)}", dist.Bernoulli(p)).astype(int)]
-
-
-def _factor(values, numbers, at, low, high):
-    pi.factor(f"f{next(numbers)}", jnp.where(_pick(values, at) % 2 == 1, LOG_FACTORS[high], LOG_FACTORS[low]))
-    return []
-
-
-def _observe(values, numbers, at, low, high):
-    p = jnp.where(_pick(values, at) % 2 == 1, PROBABILITIES[high], PROBABILITIES[low])
-    pi.sample(f"y{next(numbers)}", dist.Bernoulli(p), obs=1)
-    return []
-
-
-def _branch(values, numbers, at, yes, no):
-    def run(block):
-        return lambda: _block(block, values, numbers)[-1]
-
-    return [jax.lax.cond(_pick(values, at) % 2 == 1, run(yes), run(no))]
-
-
-def _loop(values, numbers, length, reverse, block):
-    def step(carry, t):
-        inner = _block(block, [*values, carry, t % 2], numbers)[-1]
-        return inner, inner
-
-    last, path = jax.lax.scan(step, values[-1], jnp.arange(length), reverse=reverse)
-    return [jnp.sum(path * 3 ** jnp.arange(length)), last]
-
-
-def _while(values, numbers, at, block):
-    def body(carry):
-        n, last = carry
-        return n + 1, _block(block, [*values, last], numbers)[-1]
-
-    start = _pick(values, at)
-    n, last = jax.lax.while_loop(lambda c: (c[0] < 1) | ((c[0] < 2) & (c[1] == 1)), body, (jnp.asarray(0), start))
-    return [n, last]
-
-
-def _call(values, numbers, wrapper, block):
-    wrap = {"jit": jax.jit, "checkpoint": jax.checkpoint}[wrapper]
-    return [wrap(lambda: _block(block, values, numbers)[-1])()]
-
-
-_STATEMENTS = {
-    "draw": _draw,
-    "factor": _factor,
-    "observe": _observe,
-    "branch": _branch,
-    "loop": _loop,
-    "while": _while,
-    "call": _call,
 }

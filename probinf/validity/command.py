@@ -1,0 +1,92 @@
+"""Check every claim of everything that ships, and print the table."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from probinf.validity import shipped
+from probinf.validity.random_programs import random_program
+from probinf.validity.report import Report
+from probinf.validity.validate import check_on, validate
+
+#: Packages register modules here: `transformations()`, `kernels()`, and `chains()` of kernels on targets of their own.
+GROUP = "probinf.validity"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `probinf validate`."""
+    parser.add_argument("--level", choices=("exact", "statistical", "all"), default="all")
+    parser.add_argument("--full", action="store_true", help="the whole grid of populations instead of a covering part")
+    parser.add_argument("--random", type=int, default=0, metavar="N", help="also N random programs for the populations")
+    parser.add_argument("--only", nargs="+", default=(), help="things whose name contains one of these")
+    parser.add_argument("--markdown", type=pathlib.Path, help="write the table to this file")
+    parser.add_argument("--json", type=pathlib.Path, help="write every check to this file")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def modules() -> Iterator[Any]:
+    """Modules of all packages that register claims."""
+    yield shipped
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
+        yield entry.load()
+
+
+def reports(args: argparse.Namespace) -> Iterator[Report]:
+    """One report for each thing that ships."""
+
+    def wanted(name: str) -> bool:
+        return not args.only or any(part in name for part in args.only)
+
+    for module in modules():
+        things = [*module.transformations()]
+        if module is shipped:
+            things = [*shipped.populations(full=args.full), *things]
+        if args.level != "statistical":
+            for thing in things:
+                if wanted(thing.name):
+                    yield validate(thing, thing.suite(), level="exact", name=thing.name)
+        for kernel in module.kernels():
+            if wanted(kernel.name):
+                yield validate(kernel, level=args.level, seed=args.seed)
+        if args.level != "statistical":
+            for name, kernel, target in getattr(module, "chains", tuple)():
+                if wanted(name):
+                    yield Report(tuple(check_on(kernel, target, name)))
+    if args.random and args.level != "statistical":
+        rules = list(shipped.populations(full=True))
+        for i in range(args.random):
+            # Each program meets one rule in turn: sizes, schemes and thresholds are covered pairwise.
+            thing = rules[(7 * i) % len(rules)]
+            if wanted(thing.name):
+                yield validate(
+                    thing, [random_program(args.seed + i)], level="exact", name=f"{thing.name}, random programs"
+                )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, print, write; the exit status is 0 when every claim holds."""
+    jax.config.update("jax_enable_x64", True)
+    began = time.perf_counter()
+    total, unchecked = Report(()), 0
+    for report in reports(args):
+        total = total + report
+        if report.checks:
+            unchecked += not report.passed and not report.failures
+            failed = f"{len(report.failures)} FAILED" if report.failures else "holds" if report.passed else "UNCHECKED"
+            print(f"{report.checks[0].thing:<60.60} {report.seconds:6.1f} s  {failed}", flush=True)  # noqa: T201
+    total = Report(total.checks, time.perf_counter() - began)
+    print(total)  # noqa: T201
+    if args.markdown:
+        args.markdown.write_text(total.to_markdown())
+    if args.json:
+        rows = [{**row, "met": row["verdict"] == "holds"} for row in total.summary()]
+        args.json.write_text(json.dumps({"benchmark": "validity", "rows": rows}, indent=1) + "\n")
+    return 0 if total.passed and not unchecked else 1

@@ -1,0 +1,190 @@
+"""Check a claim: of a kernel, a transformation, or an algorithm, shipped or your own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+
+import numpy as np
+
+from probinf.claims import Claim
+from probinf.errors import ArgumentError, ArgumentTypeError, ModelError, ProbinfError
+from probinf.kernels.kernel import Kernel
+from probinf.language.program import Program
+from probinf.transformations.algorithms import enumerate_program, recorded
+from probinf.transformations.randomness import Ticks
+from probinf.transformations.targets import Assigned
+from probinf.transformations.traces import Traced
+from probinf.validity.matrices import Chain, all_slots, transition_matrix
+from probinf.validity.measures import discrepancy
+from probinf.validity.programs import PROGRAMS
+from probinf.validity.report import Check, Report
+
+EXACT = 1e-12  # times the sum of absolute path weights
+KERNEL = 1e-13  # of the total mass
+_MOST_STATES = 64
+
+
+def validate(
+    thing: Any,
+    programs: Iterable[Program] | None = None,
+    *,
+    level: str = "all",
+    seed: int = 0,
+    name: str | None = None,
+) -> Report:
+    """Check what a kernel or transformation claims.
+
+    A *kernel* is enumerated from every state of each program's trace space: rows sum to one, pi K = pi, and
+    reversibility where it is claimed. A *transformation*, any function of a program to a program, is enumerated as a
+    whole, its own randomness included, and compared with the program's measure entry by entry; an algorithm that
+    depends on a number of particles is checked at the numbers given by whoever calls (`pi.validate(lambda p:
+    pi.population(p, 2))`), and one built with `smc.spawn(n) >> ...` at 1, 2 and 3. At the statistical level kernels are
+    tested on continuous programs by exact rank tests.
+
+    Args:
+        thing: a kernel, a function from program to program, or an algorithm.
+        programs: finite programs to check on; those of the suite by default, smallest first.
+        level: "exact", "statistical" or "all".
+        seed: of the statistical checks.
+        name: how to call the thing in the table.
+
+    Returns:
+        A report that prints as a table and is true when every check holds.
+
+    Raises:
+        ArgumentError: no such level.
+        ArgumentTypeError: nothing that can be checked.
+    """
+    if level not in ("exact", "statistical", "all"):
+        raise ArgumentError(f"level: expected 'exact', 'statistical' or 'all', found {level!r}.")
+    began = time.perf_counter()
+    suite = by_size(PROGRAMS.values() if programs is None else programs)
+    checks: list[Check] = []
+    if isinstance(thing, Kernel):
+        if level in ("exact", "all"):
+            for program in suite:
+                checks += check_kernel(thing, program, name or thing.name)
+        if level in ("statistical", "all"):
+            from probinf.validity.rank_tests import check_ranks
+
+            checks += check_ranks(thing, seed, name or thing.name)
+    elif hasattr(thing, "with_num_particles"):
+        for num in (1, 2, 3):
+            fixed = thing.with_num_particles(num)
+            for program in suite:
+                checks += check_transformation(fixed, program, name or repr(fixed), thing.claim)
+    elif callable(thing):
+        claim = getattr(thing, "claim", Claim.UNBIASED)
+        for program in suite:
+            checks += check_transformation(
+                cast(Any, thing), program, name or getattr(thing, "__name__", repr(thing)), claim
+            )
+    else:
+        raise ArgumentTypeError(
+            f"thing: expected a kernel, an algorithm, or a function from program to program, found {thing!r} of type "
+            f"{type(thing).__name__}."
+        )
+    return Report(tuple(checks), time.perf_counter() - began)
+
+
+def by_size(programs: Iterable[Program]) -> list[Program]:
+    """Programs in the order of their number of executions, so that the first failure is the smallest."""
+    return sorted(programs, key=lambda p: len(enumerate_program(p).log_weights))
+
+
+def check_transformation(
+    transform: Callable[[Program], Program], program: Program, name: str, claim: Claim = Claim.UNBIASED
+) -> Iterator[Check]:
+    """Enumerate a transformed program and compare measures.
+
+    Where the transformation draws traces its ticks make another program of the same shape; the reference is then
+    that program (see `probinf.transformations.randomness.Ticks`).
+    """
+    reference = enumerate_program(_reference(transform, program))
+    try:
+        law = enumerate_program(transform(program))
+    except ModelError as error:
+        yield Check(name, str(claim), program.name, np.nan, EXACT, passed=None, note=str(error))
+        return
+    except ProbinfError as error:
+        yield Check(name, str(claim), program.name, np.inf, EXACT, passed=False, note=str(error))
+        return
+    error, scale = discrepancy(law, reference)
+    relative = error / scale if scale > 0 else error
+    passed = bool(relative <= EXACT)  # NaN fails
+    note = (
+        "" if passed else f"Masses differ by {error:.3g} of a total of {scale:.3g}, over {len(law.log_weights)} worlds."
+    )
+    yield Check(name, str(claim), program.name, float(relative), EXACT, passed=passed, note=note)
+
+
+def _reference(transform: Any, program: Program) -> Program:
+    change = getattr(transform, "reference", None)
+    return program if change is None else change(program)
+
+
+def check_kernel(kernel: Kernel, program: Program, name: str) -> Iterator[Check]:
+    """Enumerate a kernel on a program's traces: rows, invariance, reversibility, and the weight it reports."""
+    if not kernel.claim.implies(Claim.INVARIANT):
+        yield Check(name, str(kernel.claim), program.name, np.nan, KERNEL, passed=None, note="Not an exact claim.")
+        return
+    found = 0
+    for target, states in _targets(kernel, program):
+        try:
+            chain = transition_matrix(kernel, target, states)
+        except ModelError:
+            continue  # the kernel moves values, and this target holds none, or the other way round
+        found += 1
+        yield from _of_chain(kernel, chain, name, program.name)
+    if not found:
+        yield Check(name, str(kernel.claim), program.name, np.nan, KERNEL, passed=None, note="It moves nothing here.")
+
+
+def check_on(kernel: Kernel, target: Traced, name: str) -> Iterator[Check]:
+    """`check_kernel` on one finite target."""
+    yield from _of_chain(kernel, transition_matrix(kernel, target, all_slots(target)), name, target.program.name)
+
+
+def _targets(kernel: Kernel, program: Program) -> Iterator[tuple[Any, Any]]:
+    if kernel.space == "assignments":
+        yield Assigned(program), assignments(program)
+        return
+    always = [s.name for s in program.staged.latent() if not s.branches and None not in s.loops]
+    for values in ((), tuple(always)) if always else ((),):
+        for count in (2, 3):
+            try:
+                target = Traced(program, values=values, randomness=Ticks(count))
+            except ModelError:
+                continue
+            units = sum(p.count for p in target.table.values() if p.holds == "unit")
+            if count**units <= _MOST_STATES:
+                yield target, all_slots(target)
+            if not units:
+                break
+
+
+def assignments(program: Program) -> dict[str, np.ndarray]:
+    """All assignments of a finite program's latent sites that have mass, stacked."""
+    law = enumerate_program(recorded(program))
+    possible = np.isfinite(law.log_weights)
+    values = {s.name: np.asarray(law.values[s.name])[possible] for s in program.staged.latent()}
+    rows = np.concatenate([v.reshape(possible.sum(), -1).astype(float) for v in values.values()], axis=1)
+    first = np.unique(rows, axis=0, return_index=True)[1]
+    return {n: v[first] for n, v in values.items()}
+
+
+def _of_chain(kernel: Kernel, chain: Chain, name: str, program: str) -> Iterator[Check]:
+    if not (chain.target > 0).any():
+        return
+
+    def check(claim: str, error: float, what: str) -> Check:
+        passed = bool(error <= KERNEL)
+        note = "" if passed else f"{what} {error:.3g}, over {len(chain.target)} states."
+        return Check(name, claim, program, error, KERNEL, passed=passed, note=note)
+
+    yield check("invariant", max(chain.invariance, chain.row_error), "pi K differs from pi by")
+    yield check("keeps weight", chain.kept, "The weight kept for the new state is off by")
+    if kernel.claim.implies(Claim.REVERSIBLE):
+        yield check("reversible", chain.asymmetry, "The flow between two states is asymmetric by")

@@ -1,0 +1,77 @@
+"""The compositions of this package for the validity suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from probinf.claims import Claim
+from probinf.kernels.kernel import Kernel, on
+from probinf.kernels.trace_moves import trace_mh, uniform_proposal
+from probinf.language.primitives import Site, bind_factor
+from probinf.language.program import Program
+from probinf.language.staging import Arguments
+from probinf.transformations.algorithms import recorded
+from probinf.transformations.traces import Traced
+from probinf.validity.programs import DATA, PROGRAMS, static_parameter
+from probinf.validity.shipped import TICKS, Transformation, ticked
+from smc.compositions import ibis, marginal, particle_marginal, pimh, pmmh, smc_squared
+
+
+def transformations() -> Iterator[Any]:
+    """Algorithms as programs."""
+    for num in (1, 2, 3):
+        yield Transformation(
+            f"marginal(theta, {num})",
+            lambda p, num=num: marginal(p, ("theta",), num, threshold=1.0),
+            programs=("static_parameter",),
+            reference=recorded,
+        )
+    yield Transformation(
+        "ibis(2, trace_mh)",
+        lambda p: ibis(p, 2, trace_mh(), threshold=1.0, randomness=TICKS),
+        programs=("zero_weights", "timed_factor"),
+        reference=ticked,
+    )
+    short = static_parameter(DATA[:1])
+    for outer, inner, program in ((1, 1, "static_parameter"), (1, 2, short)):
+        yield Transformation(
+            f"smc_squared({outer}, {inner})",
+            lambda p, n=outer, m=inner: smc_squared(
+                p, ("theta",), n, m, uniform_proposal(), threshold=1.0, randomness=TICKS
+            ),
+            Claim.UNBIASED,
+            (program,),
+            lambda p, m=inner: _ticked_marginal(p, m),
+        )
+
+
+def _ticked_marginal(program: Program, num: int) -> Program:
+    """What SMC squared means when the inner filter's randomness is ticks: the marginal program on ticks."""
+    return ticked_values(marginal(program, ("theta",), num, threshold=1.0, push_evidence=True), ("theta",))
+
+
+def ticked_values(program: Program, values: tuple[str, ...]) -> Program:
+    """`ticked`, with some sites by value."""
+    target = Traced(program, values=values, randomness=TICKS)
+
+    def function(operands: Any) -> Any:
+        here = target.at(operands)
+        slots = here.draw()
+        bind_factor(Site(""), here.prior_and_score(slots)[1])
+        return here.result_of(slots)
+
+    return Program(f"ticked({program.name})", function, Arguments.split((program.operands,), {}))
+
+
+def kernels() -> Iterator[Kernel]:
+    """Kernels that move any trace."""
+    yield pimh()
+
+
+def chains() -> Iterator[tuple[str, Kernel, Traced]]:
+    """Particle marginal kernels on their extended space: parameter, filter's draws, ancestors and final choice."""
+    program = PROGRAMS["static_parameter"]
+    for num, share in ((1, 1.0), (2, 1.0), (2, 0.5)):
+        target = particle_marginal(program, ("theta",), num, threshold=1.0, randomness=TICKS)
+        yield f"pmmh({num} particles, share {share:g})", pmmh(on(uniform_proposal(), "theta"), share), target
