@@ -56,6 +56,11 @@ _WHERE = {
     "gibbs": "probinf.kernels.trace_moves",
     "uniform_proposal": "probinf.kernels.trace_moves",
     "refresh_future": "probinf.kernels.trace_moves",
+    "hmc": "probinf.kernels.gradient_moves",
+    "mala": "probinf.kernels.gradient_moves",
+    "mclmc": "probinf.kernels.gradient_moves",
+    "nuts_kernel": "probinf.kernels.gradient_moves",
+    "slice_sampling": "probinf.kernels.gradient_moves",
     "conditional_smc": "probinf.kernels.particle_moves",
     "MCMC": "probinf.inference.mcmc",
     "collapse": "probinf.transformations.collapsing",
@@ -67,6 +72,15 @@ _WHERE = {
     "Traced": "probinf.transformations.traces",
     "Assigned": "probinf.transformations.targets",
     "validate": "probinf.validity.validate",
+    "marginalise": "probinf.transformations.marginalising",
+    "translate": "probinf.transformations.translation",
+    "reweight_move": "probinf.transformations.translation",
+    "involutive": "probinf.kernels.involutive",
+    "independence": "probinf.kernels.involutive",
+    "reversible_jump": "probinf.kernels.reversible_jump",
+    "check_involution": "probinf.kernels.involution_checks",
+    "Keys": "probinf.transformations.randomness",
+    "Ticks": "probinf.transformations.randomness",
 }
 
 __all__ = [*sorted(_WHERE), "__version__"]
@@ -101,8 +115,12 @@ if TYPE_CHECKING:
     from probinf.inference.mcmc import MCMC
     from probinf.inference.nuts import NUTS
     from probinf.inference.posterior import Posterior
+    from probinf.kernels.gradient_moves import hmc, mala, mclmc, nuts_kernel, slice_sampling
+    from probinf.kernels.involution_checks import check_involution
+    from probinf.kernels.involutive import independence, involutive
     from probinf.kernels.kernel import Density, Kernel, cycle, mix, on, repeat, together
     from probinf.kernels.particle_moves import conditional_smc
+    from probinf.kernels.reversible_jump import reversible_jump
     from probinf.kernels.trace_moves import gibbs, random_walk, redraw, refresh_future, trace_mh, uniform_proposal
     from probinf.language.numpyro_models import from_numpyro
     from probinf.language.program import Program, model
@@ -115,7 +133,10 @@ if TYPE_CHECKING:
     from probinf.transformations.algorithms import enumerate_program, population, recorded
     from probinf.transformations.collapsing import collapse, push_evidence, resize
     from probinf.transformations.importance import importance
+    from probinf.transformations.marginalising import marginalise
+    from probinf.transformations.randomness import Keys, Ticks
     from probinf.transformations.rejuvenation import rejuvenated, tempered
     from probinf.transformations.targets import Assigned
     from probinf.transformations.traces import Traced
+    from probinf.transformations.translation import reweight_move, translate
     from probinf.validity.validate import validate

@@ -25,6 +25,13 @@ _WHERE = {
     "particle_gibbs": "smc.compositions",
     "smc_squared": "smc.compositions",
     "ibis": "smc.compositions",
+    "spawn": "smc.pipeline",
+    "resample": "smc.pipeline",
+    "move": "smc.pipeline",
+    "at_each_observation": "smc.pipeline",
+    "finish": "smc.pipeline",
+    "Algorithm": "smc.pipeline",
+    "waste_free": "smc.waste_free_sampler",
 }
 
 __all__ = [*sorted(_WHERE)]
@@ -53,6 +60,8 @@ if TYPE_CHECKING:
     from smc.extended import EKF
     from smc.method import SMC
     from smc.particle_filter import ParticleFilter
+    from smc.pipeline import Algorithm, at_each_observation, finish, move, resample, spawn
     from smc.smc2 import SMC2
     from smc.tempered import TemperedSMC
     from smc.unscented import UKF
+    from smc.waste_free_sampler import waste_free

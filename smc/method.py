@@ -113,7 +113,7 @@ class SMC(AbstractMethod):
             notes.append(
                 f"Static sites are not moved, so their values thin out. Distinct values left of "
                 f"{found.num_chains * found.num_draws} particles: {counts}. Sum discrete sites out "
-                "(pi.enumerate) or use more "
+                "(pi.marginalise) or use more "
                 "particles."
             )
         elif ancestors.min() < FEW_ANCESTORS and self.num_particles >= FEW_ANCESTORS:

@@ -16,6 +16,8 @@ from probinf.transformations.traces import Traced
 from probinf.validity.programs import DATA, PROGRAMS, static_parameter
 from probinf.validity.shipped import TICKS, Transformation, ticked
 from smc.compositions import ibis, marginal, particle_marginal, pimh, pmmh, smc_squared
+from smc.pipeline import Algorithm, at_each_observation, finish, move, resample, spawn
+from smc.waste_free_sampler import waste_free
 
 
 def transformations() -> Iterator[Any]:
@@ -33,6 +35,15 @@ def transformations() -> Iterator[Any]:
         programs=("zero_weights", "timed_factor"),
         reference=ticked,
     )
+    for chains, length in ((1, 2), (2, 1), (1, 1)):
+        yield Transformation(
+            f"waste_free({chains} x {length})",
+            lambda p, c=chains, n=length: waste_free(
+                p, (0.4, 1.0), trace_mh(), num_chains=c, length=n, randomness=TICKS
+            ),
+            programs=("zero_weights", "timed_factor", "hidden_markov", "no_mass"),
+            reference=ticked,
+        )
     short = static_parameter(DATA[:1])
     for outer, inner, program in ((1, 1, "static_parameter"), (1, 2, short)):
         yield Transformation(
@@ -62,6 +73,13 @@ def ticked_values(program: Program, values: tuple[str, ...]) -> Program:
         return here.result_of(slots)
 
     return Program(f"ticked({program.name})", function, Arguments.split((program.operands,), {}))
+
+
+def algorithms() -> Iterator[Algorithm]:
+    """Pipelines, checked with one, two and three particles."""
+    yield spawn(2) >> finish()
+    yield spawn(2) >> at_each_observation(resample("systematic", threshold=1.0)) >> finish()
+    yield spawn(2) >> at_each_observation(resample("multinomial"), move(trace_mh())) >> finish()
 
 
 def kernels() -> Iterator[Kernel]:

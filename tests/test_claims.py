@@ -16,12 +16,12 @@ BELOW = {
 }
 
 
-@pytest.mark.parametrize("claim", Claim)
+@pytest.mark.parametrize("claim", list(Claim))
 def test_a_claim_implies_itself_and_what_stands_below_it(claim):
     assert {str(c) for c in Claim if claim.implies(c)} == BELOW[claim] | {str(claim)}
 
 
-@pytest.mark.parametrize(("a", "b"), itertools.product(Claim, Claim))
+@pytest.mark.parametrize(("a", "b"), list(itertools.product(Claim, Claim)))
 def test_the_meet_is_the_greatest_lower_bound(a, b):
     meet = Claim.meet([a, b])
     assert a.implies(meet)

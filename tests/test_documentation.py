@@ -54,14 +54,33 @@ def test_the_quickstart_runs(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "line.npz").exists()
 
 
-def test_the_validity_page_runs():
-    P, q = jnp.array([[0.7, 0.3], [0.2, 0.8]]), jnp.array([0.2, 0.9])
-    scope: dict = {"pi": pi, "dist": dist, "jax": jax, "P": P, "q": q, "ys": jnp.array([1, 0])}
-    for code in blocks("docs/validity.md"):
-        exec(code, scope)
-    law = scope["law"]
-    evidence = law.expectation(lambda population: np.exp(population.log_evidence))
-    assert abs(evidence - sum(scope["exact"].values())) < 1e-12
+@pytest.fixture
+def few_programs(monkeypatch):
+    """A suite of two programs, so that pages which validate something are quick."""
+    from probinf.validity import validate
+
+    suite = {name: validate.PROGRAMS[name] for name in ("zero_weights", "hidden_markov")}
+    monkeypatch.setattr(validate, "PROGRAMS", suite)
+
+
+def test_the_validity_page_runs(few_programs):
+    (code,) = blocks("docs/validity.md")
+    lines = code.strip().splitlines()
+    reports = [eval(line.split("  #")[0], {"pi": pi}) for line in lines if line.startswith("pi.")]
+    assert len(reports) == 2
+    assert all(reports)
+
+
+def test_the_building_blocks_page_runs(few_programs):
+    first, second, third = blocks("docs/building-blocks.md")
+    scope: dict = {}
+    exec(first.replace("num_draws=1000", "num_draws=50, num_warmup=20"), scope)
+    assert set(scope["posterior"].sites) == {"many", "means", "mean"}
+    exec(second, scope)
+    assert scope["posterior"].num_draws == 512
+    exec(third, scope)
+    assert scope["pmmh"].kernel.claim == "reversible"
+    assert scope["gibbs"].kernel.claim == "invariant"
 
 
 def test_the_streaming_page_runs():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from probinf.errors import DataError, ModelError
-from probinf.language.distributions import draw, log_density, stand_in, standard_promotion
+from probinf.language.distributions import draw, draw_type, log_density, stand_in, standard_promotion
 from probinf.language.evaluate import Handler, Records
 from probinf.language.primitives import Site, bind_factor, bind_observe, bind_sample, deterministic_p
 
@@ -123,6 +123,9 @@ class Score(Handler):
         return value, log_density(distribution, value)
 
     def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        if value is None and not site.name:
+            # Nothing that is scored looks at it (`refuse_unnamed`), so any legal value will do.
+            return stand_in_value(distribution), state, {}
         if value is None:
             raise DataError(f"Site {site.label} needs a value: the log density is of a full assignment.")
         value, log_weight = self.assign(site, distribution, value)
@@ -176,6 +179,16 @@ class ScoreUnconstrained(Score):
         return params["site"].support is not None and params["site"].name not in self.non_centred
 
 
+def stand_in_value(distribution: Any) -> Any:
+    """Some value of a draw's shape and type."""
+    if hasattr(distribution, "draw_dtype"):
+        return jnp.zeros(distribution.shape(), distribution.draw_dtype)
+    with standard_promotion():
+        leaves, structure = jax.tree.flatten(distribution)
+        shape, dtype = draw_type(leaves, structure)
+        return jnp.zeros(shape, dtype)
+
+
 def standardisation(site: Site, distribution: Any) -> tuple[Any, Any]:
     """The maps from standardised to actual values of a Gaussian site, and back.
 
@@ -215,6 +228,8 @@ class SiteScores(ScoreUnconstrained):
     vectorise_loops = False
 
     def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        if not site.name:
+            return stand_in_value(distribution), state, {}
         value, log_weight = self.assign(site, distribution, value)
         return value, state, _record(site, log_weight)
 
@@ -235,6 +250,8 @@ class _Silent(Handler):
         self.scorer = scorer
 
     def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        if value is None and not site.name:
+            return stand_in_value(distribution), state, {}
         return self.scorer.assign(site, distribution, value)[0], state, {}
 
     def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
@@ -259,6 +276,8 @@ class Unconstrain(Forward):
 
     def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
         value, state, _ = super().sample(site, distribution, value, state)
+        if not site.name:
+            return value, state, {}
         with standard_promotion():
             if site.name in self.non_centred:
                 return value, state, _record(site, standardisation(site, distribution)[1](value))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from probinf._jax import Tracer
-from probinf.errors import ArgumentTypeError, DataError, ProbinfError, UnknownNameError
+from probinf.errors import ArgumentTypeError, DataError, ModelError, ProbinfError, UnknownNameError
 from probinf.language.checks import as_data, check_values, empty, shape_remedy
 from probinf.language.door import check_operands
 from probinf.language.handlers import Forward, Score
@@ -20,6 +20,7 @@ from probinf.language.mistakes import shortened
 from probinf.language.sites import SiteInfo
 from probinf.language.staging import Arguments, Staged, stage
 from probinf.language.statements import is_staging
+from probinf.language.unnamed import unnamed_reaches_scores
 from probinf.random import as_key
 
 
@@ -164,6 +165,7 @@ class Program:
         """
         from probinf.language.density import Unconstrained
 
+        refuse_unnamed(self)
         names = frozenset(non_centred)
         latent = {s.name for s in self.staged.latent()}
         for name in sorted(names - latent):
@@ -208,6 +210,7 @@ class Program:
         missing = sorted(names - set(values))
         if missing:
             raise DataError(f"log_density of model {self.name!r}: no value for {', '.join(map(repr, missing))}.")
+        refuse_unnamed(self)
         return _log_density(self.staged, self.operands, {n: jnp.asarray(v) for n, v in values.items()})
 
     def __repr__(self) -> str:
@@ -218,6 +221,20 @@ class Program:
                 f"  {s.name} {mark} {s.site.family if s.kind in ('sample', 'observe') else ''} {s.shape}".rstrip()
             )
         return "\n".join(lines)
+
+
+def refuse_unnamed(program: Program) -> None:
+    """Refuse the log density of a program in which something scored depends on a draw without a name.
+
+    Raises:
+        ModelError: it does.
+    """
+    if unnamed_reaches_scores(program.staged.closed.jaxpr):
+        raise ModelError(
+            f"Program {program.name!r} makes draws of its own (an algorithm's, or a summed-out part's) that its scores "
+            "depend on, so an assignment of its named sites has no density. Run it by particles or "
+            "pi.MCMC(pi.redraw()); or keep what depends on a summed-out part inside of it."
+        )
 
 
 def _checked(model_name: str, info: SiteInfo, value: Any) -> jax.Array:

@@ -16,7 +16,7 @@ from probinf.language.program import Program
 from probinf.language.staging import Arguments, Staged
 
 
-class _Guide(Handler):
+class Drawn(Handler):
     """Emit the guide's draws and remember their log densities."""
 
     def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
@@ -43,7 +43,7 @@ class _Guided:
 
     def __call__(self, operands: Any) -> Any:
         own, guides = operands
-        records = self.guide.run(guides, _Guide(), (), {})[2]
+        records = self.guide.run(guides, Drawn(), (), {})[2]
         drawn = {n: {"value": records[n], "log_q": records[f"log q({n})"]} for n in self.names}
         return self.program.run(own, _Weigh(), (), drawn)[0]
 

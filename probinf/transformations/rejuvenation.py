@@ -77,7 +77,7 @@ def rejuvenated(
     Raises:
         ModelError: a score inside a while loop.
     """
-    _check_claim(kernel)
+    check_move(kernel)
     target = Traced(program, values=values, randomness=randomness)
     if any(None in s.loops for s in program.staged.sites if s.kind in ("observe", "factor")):
         raise ModelError(
@@ -131,18 +131,33 @@ def tempered(
     Raises:
         ArgumentError: exponents that do not rise from above 0 to 1.
     """
-    ladder = tuple(float(e) for e in exponents)
-    if not ladder or ladder[-1] != 1 or ladder[0] <= 0 or any(b <= a for a, b in itertools.pairwise(ladder)):
-        raise ArgumentError(f"exponents: expected numbers that rise from above 0 and end at 1, found {list(ladder)}.")
-    _check_claim(kernel)
+    ladder = check_ladder(exponents)
+    check_move(kernel)
     target = Traced(program, values=values, randomness=randomness)
     name = f"tempered({program.name}, {len(ladder)} steps, {kernel.name})"
     return Program(name, _TemperedProgram(target, ladder, kernel), Arguments.split((program.operands,), {}))
 
 
-def _check_claim(kernel: Any) -> None:
+def check_move(kernel: Any) -> None:
+    """Refuse a kernel that does not claim to keep its target.
+
+    Raises:
+        ArgumentError: its claim is weaker.
+    """
     if not kernel.claim.implies(Claim.INVARIANT):
         raise ArgumentError(
             f"kernel: {kernel.name} claims to be {kernel.claim}, and a move inside a program must leave its target "
             "invariant. Fix its adaptation, or correct it by an accept step."
         )
+
+
+def check_ladder(exponents: Sequence[float]) -> tuple[float, ...]:
+    """The exponents as floats.
+
+    Raises:
+        ArgumentError: they do not rise from above 0 to 1.
+    """
+    ladder = tuple(float(e) for e in exponents)
+    if not ladder or ladder[-1] != 1 or ladder[0] <= 0 or any(b <= a for a, b in itertools.pairwise(ladder)):
+        raise ArgumentError(f"exponents: expected numbers that rise from above 0 and end at 1, found {list(ladder)}.")
+    return ladder

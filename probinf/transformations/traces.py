@@ -228,7 +228,7 @@ class Traced:
                     f"Site {info.label} is not reached in every execution, so its value cannot be moved directly. "
                     "Leave it out of `values`: moves that redraw it are exact there."
                 )
-            support = _support(self._labelled.closed.jaxpr, info) if holds == "value" and info.discrete else None
+            support = support_of(self._labelled.closed.jaxpr, info) if holds == "value" and info.discrete else None
             place = Place(info.name, loops, holds, info.shape[len(loops) :], info, support)
             other = self.table.setdefault(info.name, place)
             if other.loops != loops:
@@ -353,8 +353,12 @@ def _draws(jaxpr: Any) -> Iterator[Any]:
             yield from _draws(inner.jaxpr if isinstance(inner, _jax.ClosedJaxpr) else inner)
 
 
-def _support(jaxpr: Any, info: SiteInfo) -> np.ndarray:
-    """The values that one element of a discrete site can take, which must not depend on its parameters."""
+def support_of(jaxpr: Any, info: SiteInfo) -> np.ndarray:
+    """The values that one element of a discrete site can take, which must not depend on its parameters.
+
+    Raises:
+        ModelError: the site's family has no fixed finite support.
+    """
     eqn = next(e for e in _draws(jaxpr) if e.params["site"].name == info.name)
     leaves = [np.ones(v.aval.shape, v.aval.dtype) for v in eqn.invars[: eqn.params["count"]]]
     law = jax.tree.unflatten(eqn.params["structure"], leaves)
@@ -363,7 +367,8 @@ def _support(jaxpr: Any, info: SiteInfo) -> np.ndarray:
             f"Site {info.label} holds a value of {info.site.family}, whose support is not a fixed finite set. Discrete "
             "sites hold values if they are Bernoulli or Categorical; leave it out, and it is redrawn."
         )
-    return np.asarray(base_of(law).enumerate_support(expand=False)).reshape(-1)
+    with jax.ensure_compile_time_eval():  # also while a model is being read
+        return np.asarray(base_of(law).enumerate_support(expand=False)).reshape(-1)
 
 
 def _most_scores(jaxpr: Any) -> int:

@@ -53,6 +53,10 @@ def reports(args: argparse.Namespace) -> Iterator[Report]:
             for thing in things:
                 if wanted(thing.name):
                     yield validate(thing, thing.suite(), level="exact", name=thing.name)
+            for algorithm in getattr(module, "algorithms", tuple)():
+                if wanted(repr(algorithm)):
+                    few = [shipped.PROGRAMS[n] for n in ("zero_weights", "timed_factor", "hidden_markov")]
+                    yield validate(algorithm, few, level="exact")
         for kernel in module.kernels():
             if wanted(kernel.name):
                 yield validate(kernel, level=args.level, seed=args.seed)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from probinf.claims import Claim
+from probinf.kernels.gradient_moves import hmc, mala, mclmc, nuts_kernel, slice_sampling
 from probinf.kernels.kernel import Kernel, cycle, metropolis, mix, on, repeat, together
 from probinf.kernels.particle_moves import conditional_smc
 from probinf.kernels.trace_moves import gibbs, random_walk, redraw, refresh_future, trace_mh, uniform_proposal
@@ -22,10 +23,12 @@ from probinf.language.staging import Arguments
 from probinf.transformations.algorithms import population
 from probinf.transformations.collapsing import collapse, push_evidence, resize
 from probinf.transformations.importance import importance
+from probinf.transformations.marginalising import marginalise
 from probinf.transformations.randomness import Ticks
 from probinf.transformations.rejuvenation import rejuvenated, tempered
 from probinf.transformations.resampling import SCHEMES
 from probinf.transformations.traces import Traced
+from probinf.transformations.translation import reweight_move, translate
 from probinf.validity.programs import DATA, PROGRAMS
 
 TICKS = Ticks(2)
@@ -88,6 +91,57 @@ def guide_static() -> None:
     pi.sample("theta", dist.BernoulliProbs(0.75))
 
 
+@model
+def two_coins() -> Any:
+    """A part with a score inside, and something that depends on it."""
+    a = pi.sample("a", dist.BernoulliProbs(0.3))
+    b = pi.sample("b", dist.BernoulliProbs(jnp.where(a == 1, 0.8, 0.4)))
+    pi.factor("f", jnp.where(a == b, 0.5, -0.7))
+    return a, b
+
+
+@model
+def summed_coins() -> Any:
+    """The same with the part summed out."""
+    return marginalise(two_coins)()
+
+
+@model
+def coin_and_die() -> None:
+    """A source for translations."""
+    pi.sample("coin", dist.BernoulliProbs(0.3))
+    die = pi.sample("die", dist.CategoricalProbs(jnp.array([0.2, 0.3, 0.5])))
+    pi.factor("f", -0.4 * die.astype(float))
+
+
+@model
+def relabelled() -> dict:
+    """A target with its own law and score on the same number of values."""
+    side = pi.sample("side", dist.BernoulliProbs(0.6))
+    face = pi.sample("face", dist.CategoricalProbs(jnp.array([0.5, 0.1, 0.4])))
+    pi.factor("g", jnp.where(face == side, 0.2, -1.0))
+    return {"face": face, "side": side}
+
+
+def relabel(values: dict) -> dict:
+    """A bijection from the source's values to the target's."""
+    return {"side": 1 - values["coin"], "face": (values["die"] + 1) % 3}
+
+
+@model
+def forth(old: dict) -> None:
+    """A kernel from the source's values to the target's."""
+    pi.sample("side", dist.BernoulliProbs(jnp.where(old["coin"] == 1, 0.7, 0.2)))
+    pi.sample("face", dist.CategoricalProbs(jnp.ones(3) / 3))
+
+
+@model
+def back(new: dict) -> None:
+    """A backward kernel."""
+    pi.sample("coin", dist.BernoulliProbs(jnp.where(new["side"] == 1, 0.5, 0.25)))
+    pi.sample("die", dist.CategoricalProbs(jnp.array([0.3, 0.3, 0.4])))
+
+
 FEW = ("hidden_markov", "static_parameter", "zero_weights", "timed_factor", "random_branch", "no_mass")
 #: Programs without scores inside while loops.
 SCANS = (
@@ -143,6 +197,12 @@ def transformations() -> Iterator[Transformation]:
         lambda p: population(importance(p, guide_markov(DATA)), 2, threshold=1.0),
         programs=("hidden_markov",),
     )
+    yield Transformation("marginalise(two coins)", lambda p: summed_coins(), exact, (two_coins(),))
+    other, source = relabelled(), (coin_and_die(),)
+    yield Transformation("translate", lambda p: translate(p, other, relabel), exact, source, lambda p: other)
+    yield Transformation(
+        "reweight_move", lambda p: reweight_move(p, other, forth, back), exact, source, lambda p: other
+    )
     kernels = {"trace_mh": trace_mh(), "cycle(refresh, redraw)": cycle(refresh_future(), redraw())}
     for name, kernel in kernels.items():
 
@@ -197,6 +257,12 @@ def kernels() -> Iterator[Kernel]:
         for ancestor_sampling in (False, True):
             yield conditional_smc(2, resample=scheme, threshold=1.0, ancestor_sampling=ancestor_sampling)
     yield conditional_smc(3, threshold=0.5)
+    # On continuous programs only, so at the statistical level.
+    yield hmc(0.3, 4)
+    yield nuts_kernel(0.4, max_tree_depth=4)
+    yield mala(0.15)
+    yield slice_sampling()
+    yield mclmc(0.5, 4)
 
 
 def on_first(kernel: Kernel) -> Kernel:

@@ -1,0 +1,451 @@
+r"""Gradients of integrals against a program's measure, and of its evidence, with respect to the program's arguments.
+
+For draws x with density p(x; theta) and an integrand F(x; theta), scores included,
+
+    grad E[F] = E[F grad log p + grad F]                      (score function: Glynn 1990; Williams 1992)
+    grad E[F] = E[d/dtheta F(x(u; theta); theta)]             (pathwise: draws are functions of noise u)
+
+The first holds for every program, an algorithm's own randomness included: with the ancestors' probabilities in log p it
+is unbiased for the evidence that a particle filter estimates. Each estimator is a program itself (`score_terms`), so
+its law can be enumerated and the claim checked exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probinf import _jax
+from probinf.claims import Claim
+from probinf.errors import ArgumentError, ArgumentTypeError, ModelError
+from probinf.language.distributions import log_density
+from probinf.language.evaluate import Handler, Records
+from probinf.language.handlers import Condition, Forward
+from probinf.language.primitives import Site, bind_sample
+from probinf.language.program import Program
+from probinf.language.sites import sites_of
+from probinf.language.staging import Arguments, Staged, restage
+from probinf.random import as_key
+from probinf.representations.population import Population
+from probinf.transformations.algorithms import population, recorded
+from probinf.transformations.enumeration import base_of
+from probinf.transformations.resampling import Ancestors, Multinomial
+from probinf.transformations.traces import _Named
+
+ProgramOf = Callable[[Any], Program]
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientEstimate:
+    """A Monte Carlo estimate of a gradient.
+
+    Attributes:
+        value: estimate of the quantity itself.
+        gradient: like the parameters.
+        standard_error: like the parameters, over independent draws or runs; NaN for a single one.
+        claim: what the gradient is for the true one: unbiased, consistent or approximate.
+    """
+
+    value: jax.Array
+    gradient: Any
+    standard_error: Any
+    claim: Claim
+
+
+def expectation_gradient(
+    program_of: ProgramOf,
+    parameters: Any,
+    function: Callable[[Any], Any],
+    key: Any,
+    num_draws: int,
+    *,
+    estimator: str = "pathwise",
+    baseline: bool = True,
+) -> GradientEstimate:
+    """Gradient of the integral of a function against a program's measure. Claim: unbiased.
+
+    Without observations and factors this is the gradient of an expectation; with them draws are weighted by their
+    scores (importance sampling from the prior), and `function=lambda _: 1.0` gives the gradient of the evidence.
+
+    Args:
+        program_of: parameters to a program, for example `lambda theta: model(theta, ys)`.
+        parameters: pytree of floats or arrays of floats, where the gradient is taken.
+        function: of the program's return value, a scalar. With "pathwise" it and the scores must be continuous in the
+            draws: a jump (a comparison, a rounding, a branch on a draw) has a share in the gradient that this
+            estimator does not see.
+        key: an integer or a key.
+        num_draws: independent draws.
+        estimator: "pathwise" differentiates through the draws, "score" weighs by the gradient of their log density.
+        baseline: for "score" subtract the mean of the other draws from each (leave one out; Mnih & Rezende 2016),
+            which changes no expectation.
+
+    Returns:
+        The estimate; with a baseline its standard error leaves out the slight dependence between draws.
+
+    Raises:
+        ArgumentError: no such estimator, a number below 1, or a parameter that the program does not depend on.
+        ArgumentTypeError: a parameter that is not a float, or no program.
+        ModelError: a site whose draw is not a differentiable function of noise ("pathwise"), or inside a while loop.
+    """
+    if estimator not in ("pathwise", "score"):
+        raise ArgumentError(f"estimator: expected 'pathwise' or 'score', found {estimator!r}.")
+    count = _count("num_draws", num_draws)
+    keys = jax.random.split(as_key(key, argument="key"), count)
+    if estimator == "score":
+        return _by_score(score_terms(program_of, parameters, function), keys, baseline=baseline)
+    family = _family(program_of, parameters)
+
+    def one(key: jax.Array) -> Any:
+        return jax.value_and_grad(lambda theta: family.integrand(theta, function, _Pathwise(), key))(family.parameters)
+
+    values, gradients = _differentiated(lambda: jax.jit(jax.vmap(one))(keys))
+    return GradientEstimate(jnp.mean(values), *_mean_and_error(gradients), Claim.UNBIASED)
+
+
+def evidence_gradient(
+    program_of: ProgramOf,
+    parameters: Any,
+    key: Any,
+    num_particles: int,
+    *,
+    estimator: str = "unbiased",
+    num_runs: int = 1,
+    threshold: float = 0.5,
+    log_scale: float = 0.0,
+) -> GradientEstimate:
+    r"""Gradient of a program's evidence Z, or of log Z, from runs of a particle filter.
+
+    "unbiased", of Z: \hat Z grad log P + grad \hat Z, where P is the probability of everything drawn, the ancestors
+    included (the stop-gradient form is that of Foerster et al. 2018; Scibior & Wood 2021). Its variance grows with the
+    number of scores. The evidence of many observations is a tiny number: give `log_scale`, about log Z, and the
+    estimates are of Z exp(-log_scale). The rule of resampling depends on theta through the effective sample size; where
+    it jumps, both sides have the same expectation, so no term is missing.
+
+    "fisher", of log Z: the weighted mean of grad log p(x, y; theta) over the paths of the particles (Fisher's identity;
+    Poyiadjis, Doucet & Singh 2011, section 2). Claim: consistent in the number of particles.
+
+    "ignore_ancestors", of log Z: the derivative of log \hat Z along reparameterised draws, as if the choice of
+    ancestors did not depend on theta. Low variance, and a bias that no number of particles removes (Corenflos et al.
+    2021). Claim: approximate.
+
+    Args:
+        program_of: parameters to a program.
+        parameters: pytree of floats or arrays of floats, where the gradient is taken.
+        key: an integer or a key.
+        num_particles: particles of each run.
+        estimator: "unbiased", "fisher" or "ignore_ancestors".
+        num_runs: independent runs, averaged.
+        threshold: as for `population`. "unbiased" resamples by the multinomial scheme, the others by the systematic
+            one.
+        log_scale: for "unbiased", nats.
+
+    Returns:
+        The estimate; its value is that of Z exp(-log_scale), or of log Z.
+
+    Raises:
+        ArgumentError: no such estimator, a number outside its range, or a parameter that the program does not depend on.
+        ArgumentTypeError: a parameter that is not a float, or no program.
+        ModelError: a site inside a while loop, or one whose draw is not reparameterised ("ignore_ancestors").
+    """
+    names = ("unbiased", "fisher", "ignore_ancestors")
+    if estimator not in names:
+        raise ArgumentError(f"estimator: expected one of {', '.join(map(repr, names))}, found {estimator!r}.")
+    keys = jax.random.split(as_key(key, argument="key"), _count("num_runs", num_runs))
+    if estimator == "unbiased":
+        terms = evidence_terms(program_of, parameters, num_particles, threshold=threshold, log_scale=log_scale)
+        return _by_score(terms, keys, baseline=True)
+    if estimator == "fisher":
+        family = _family(program_of, parameters)
+        paths = population(recorded(program_of(family.parameters)), num_particles, threshold=threshold)
+
+        def one(key: jax.Array) -> Any:
+            cloud = paths.run(key)[0]
+            weights = jax.nn.softmax(cloud.log_weights)
+            values = family.only_draws(cloud.particles)
+
+            def weighted(theta: Any) -> jax.Array:
+                def log_joint(values: Any) -> jax.Array:
+                    state = family.run(theta, _Weigh(), values)[1]
+                    return state["log_draws"] + state["log_weight"]
+
+                joint = jax.vmap(log_joint)(values)
+                return jnp.sum(jnp.where(weights > 0, weights * joint, jnp.zeros_like(joint)))
+
+            return cloud.log_evidence, jax.grad(weighted)(family.parameters)
+
+        values, gradients = _differentiated(lambda: jax.jit(jax.vmap(one))(keys))
+        return GradientEstimate(jnp.mean(values), *_mean_and_error(gradients), Claim.CONSISTENT)
+    family = _family(lambda theta: population(program_of(theta), num_particles, threshold=threshold), parameters)
+
+    def along(key: jax.Array) -> Any:
+        def log_evidence(theta: Any) -> jax.Array:
+            handler = _Pathwise(ancestors=True)
+            return family.run(theta, handler, {}, handler.start(key))[0].log_evidence
+
+        return jax.value_and_grad(log_evidence)(family.parameters)
+
+    values, gradients = _differentiated(lambda: jax.jit(jax.vmap(along))(keys))
+    return GradientEstimate(jnp.mean(values), *_mean_and_error(gradients), Claim.APPROXIMATE)
+
+
+def score_terms(program_of: ProgramOf, parameters: Any, function: Callable[[Any], Any]) -> Program:
+    """One draw of the score-function estimator, as a program that can be run and enumerated.
+
+    It draws what the program draws, scores nothing, and returns for the integrand F = function(result) * exp(scores)
+
+        {"value": F, "score": grad log p(draws), "direct": grad F at fixed draws}
+
+    of which value * score + direct is unbiased for the gradient of the integral. The program takes the parameters as
+    its argument.
+
+    Raises:
+        ArgumentError: a parameter that the program does not depend on.
+        ArgumentTypeError: a parameter that is not a float, or no program.
+    """
+    family = _family(program_of, parameters)
+
+    def terms(theta: Any) -> dict[str, Any]:
+        drawn = family.run(theta, _Emit(), {}, ())[2]
+        values = jax.tree.map(jax.lax.stop_gradient, family.only_draws(drawn))
+
+        def integrand_and_density(theta: Any) -> tuple[jax.Array, jax.Array]:
+            result, state, _ = family.run(theta, _Weigh(), values)
+            return _integrand(function, result, state["log_weight"]), state["log_draws"]
+
+        (value, log_draws), pull = jax.vjp(integrand_and_density, theta)
+        one, zero = jnp.ones_like(value), jnp.zeros_like(value)
+        (direct,), (score,) = pull((one, zero.astype(log_draws.dtype))), pull((zero, one.astype(log_draws.dtype)))
+        return {"value": value, "score": score, "direct": direct}
+
+    return Program(f"score_terms({family.name})", terms, Arguments.split((family.parameters,), {}))
+
+
+def evidence_terms(
+    program_of: ProgramOf,
+    parameters: Any,
+    num_particles: int,
+    *,
+    threshold: float = 0.5,
+    log_scale: float = 0.0,
+) -> Program:
+    r"""One run of the unbiased estimator of the gradient of Z: `score_terms` of a population's evidence.
+
+    Everything drawn counts in the score, ancestors included. Without them, that is with the score of the states alone,
+    the estimate is biased.
+    """
+
+    def populated(theta: Any) -> Program:
+        return population(program_of(theta), num_particles, resample="multinomial", threshold=threshold)
+
+    def evidence(cloud: Population) -> jax.Array:
+        return jnp.exp(cloud.log_evidence - log_scale)
+
+    return score_terms(populated, parameters, evidence)
+
+
+# -- programs as functions of their parameters -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Family:
+    """A program staged once, its operands a function of the parameters."""
+
+    name: str
+    labelled: Staged
+    operands_of: _jax.ClosedJaxpr
+    parameters: Any
+    names: frozenset[str]
+
+    def run(self, theta: Any, handler: Any, values: Any, state: Any = None) -> tuple[Any, Any, Records]:
+        operands = _jax.jaxpr_as_fun(self.operands_of)(*jax.tree.leaves(theta))
+        return self.labelled.run(operands, handler, handler.start() if state is None else state, values)
+
+    def integrand(self, theta: Any, function: Callable, handler: Any, key: jax.Array) -> jax.Array:
+        result, state, _ = self.run(theta, handler, {}, handler.start(key))
+        return _integrand(function, result, state["log_weight"])
+
+    def only_draws(self, records: Records) -> Records:
+        """Values of the draws; those of branches not taken are NaN, which would spread through gradients."""
+        return {
+            n: jnp.where(jnp.isnan(v), jnp.zeros_like(v), v) if jnp.issubdtype(v.dtype, jnp.floating) else v
+            for n, v in records.items()
+            if n in self.names
+        }
+
+
+def _integrand(function: Callable, result: Any, log_weight: jax.Array) -> jax.Array:
+    value = jnp.asarray(function(result), jnp.result_type(float))
+    if value.shape:
+        raise ArgumentError(f"function: expected a scalar, found shape {value.shape}. Take one component at a time.")
+    alive = log_weight > -jnp.inf
+    weight = jnp.exp(jnp.where(alive, log_weight, jnp.zeros_like(log_weight)))
+    return jnp.where(alive, weight * value, jnp.zeros_like(value))
+
+
+def _family(program_of: ProgramOf, parameters: Any) -> _Family:
+    leaves, structure = jax.tree.flatten(parameters)
+    for leaf in leaves:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ArgumentTypeError(f"parameters: expected floats, found {leaf!r} of type {jnp.result_type(leaf)}.")
+    if not leaves:
+        raise ArgumentError("parameters: expected at least one float, found none.")
+    parameters = jax.tree.unflatten(structure, [_jax_array(x) for x in leaves])
+    program = program_of(parameters)
+    if not isinstance(program, Program):
+        raise ArgumentTypeError(
+            f"program_of: expected a function from parameters to a program, found that it gives {program!r} of type "
+            f"{type(program).__name__}."
+        )
+    labelled = restage(program.name, lambda ops: program.staged.run(ops, _Named(), (), {})[0], program.operands)
+    labelled = dataclasses.replace(labelled, results=program.staged.results)
+    operands_of = jax.make_jaxpr(lambda theta: jax.tree.leaves(program_of(theta).operands))(parameters)
+    used = {v for eqn in operands_of.jaxpr.eqns for v in eqn.invars if not isinstance(v, _jax.Literal)}
+    used |= {v for v in operands_of.jaxpr.outvars if not isinstance(v, _jax.Literal)}
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(parameters)]
+    for path, variable in zip(paths, operands_of.jaxpr.invars, strict=True):
+        if variable not in used:
+            raise ArgumentError(f"parameters{path}: program {program.name!r} does not depend on this parameter.")
+    names = frozenset(s.name for s in sites_of(labelled.closed.jaxpr) if s.kind == "sample")
+    return _Family(program.name, labelled, operands_of, parameters, names)
+
+
+def _jax_array(x: Any) -> jax.Array:
+    return jnp.asarray(x, jnp.result_type(float)) if isinstance(x, float) else jnp.asarray(x)
+
+
+class _Emit(Condition):
+    """Emit the draws and record them; score nothing."""
+
+    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        (value,) = bind_sample(site, distribution)
+        return value, state, {site.name: value}
+
+    def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
+        return state, {}
+
+    def factor(self, site: Site, log_factor: Any, state: Any) -> tuple[Any, Records]:
+        return state, {}
+
+    def deterministic(self, site: Site, value: Any, state: Any) -> tuple[Any, Records]:
+        return state, {}
+
+
+class _Weigh(Handler):
+    """The log density of given draws and the log of the scores, apart."""
+
+    def start(self) -> dict[str, jax.Array]:
+        """The state at the start of a run."""
+        zero = jnp.zeros((), jnp.result_type(float))
+        return {"log_draws": zero, "log_weight": zero}
+
+    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        if value is None:
+            raise ModelError(
+                f"Site {site.label} stands inside a while loop, whose number of iterations is not known, so its draws "
+                "cannot be scored. Use lax.scan or lax.fori_loop with fixed bounds."
+            )
+        return value, _added(state, "log_draws", log_probability(site, distribution, value)), {}
+
+    def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
+        return _added(state, "log_weight", log_density(distribution, value)), {}
+
+    def factor(self, site: Site, log_factor: Any, state: Any) -> tuple[Any, Records]:
+        return _added(state, "log_weight", jnp.sum(jnp.asarray(log_factor))), {}
+
+
+def _added(state: Any, which: str, log_factor: Any) -> Any:
+    old = state[which]
+    return {**state, which: jnp.where(old == -jnp.inf, old, old + jnp.asarray(log_factor).astype(old.dtype))}
+
+
+def log_probability(site: Site, distribution: Any, value: jax.Array) -> jax.Array:
+    """Log density of a draw, of ancestors too: as a function of the weights that is what the score estimator needs.
+
+    Raises:
+        ModelError: ancestors of a scheme whose probabilities are not implemented.
+    """
+    if not isinstance(distribution, Ancestors):
+        return log_density(distribution, value)
+    if not isinstance(distribution, Multinomial):
+        raise ModelError(
+            f"Site {site.label}: {type(distribution).__name__} ancestors of an algorithm inside of the program have no "
+            "density here. Use resample='multinomial'."
+        )
+    log_weights = distribution.log_weights
+    alive = jnp.max(log_weights, axis=-1, keepdims=True) > -jnp.inf  # else ancestors are themselves, for sure
+    safe = jnp.where(alive, log_weights, jnp.zeros_like(log_weights))
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(safe, axis=-1), value, axis=-1)
+    return jnp.sum(jnp.where(alive, chosen, jnp.zeros_like(chosen)))
+
+
+class _Pathwise(Forward):
+    """Draw with a key so that the derivative passes through the draw.
+
+    Args:
+        ancestors: let ancestors through; their choice has no derivative.
+    """
+
+    def __init__(self, *, ancestors: bool = False) -> None:
+        super().__init__()
+        self.ancestors = ancestors
+
+    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        if not (self.ancestors and isinstance(distribution, Ancestors)):
+            base = base_of(distribution)
+            if base.is_discrete or not base.has_rsample:
+                kind = "discrete" if base.is_discrete else "not reparameterised"
+                raise ModelError(
+                    f"Site {site.label}: {type(base).__name__} is {kind}, so its draw is no differentiable function of "
+                    "its parameters. Use estimator='score' (for an evidence 'unbiased' or 'fisher')."
+                )
+        return super().sample(site, distribution, value, state)
+
+
+# -- averages ----------------------------------------------------------------------------------------------------------
+
+
+def _by_score(terms: Program, keys: jax.Array, *, baseline: bool) -> GradientEstimate:
+    found = _differentiated(lambda: jax.vmap(lambda key: terms.run(key)[0])(keys))
+    values, count = found["value"], len(keys)
+    others = (jnp.sum(values) - values) / (count - 1) if baseline and count > 1 else jnp.zeros_like(values)
+
+    def gradient(score: jax.Array, direct: jax.Array) -> jax.Array:
+        weight = (values - others).reshape(count, *(1,) * (score.ndim - 1)).astype(score.dtype)
+        return weight * score + direct
+
+    gradients = jax.tree.map(gradient, found["score"], found["direct"])
+    return GradientEstimate(jnp.mean(values), *_mean_and_error(gradients), Claim.UNBIASED)
+
+
+def _mean_and_error(gradients: Any) -> tuple[Any, Any]:
+    def error(g: jax.Array) -> jax.Array:
+        if len(g) < 2:
+            return jnp.full(g.shape[1:], jnp.nan, g.dtype)
+        return jnp.std(g, axis=0, ddof=1) / np.sqrt(len(g)).astype(g.dtype)
+
+    return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients), jax.tree.map(error, gradients)
+
+
+def _differentiated(compute: Callable[[], Any]) -> Any:
+    try:
+        return compute()
+    except ValueError as error:
+        if "Reverse-mode differentiation" not in str(error):
+            raise
+        raise ModelError(
+            "Reverse-mode differentiation does not go through a while loop. Use lax.scan or lax.fori_loop with fixed "
+            "bounds."
+        ) from None
+
+
+def _count(argument: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ArgumentTypeError(f"{argument}: expected an integer, found {value!r}.")
+    if value < 1:
+        raise ArgumentError(f"{argument}: expected an integer of at least 1, found {value}.")
+    return int(value)
