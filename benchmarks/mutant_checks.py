@@ -371,7 +371,9 @@ def guided() -> str | None:
             return found
     drawn = importance(ALL["static_parameter"], guide_static()).simulate(0, 4000)["theta"]
     share = float(np.mean(np.asarray(drawn)))  # six standard errors
-    return None if abs(share - 0.75) < 6 * np.sqrt(0.75 * 0.25 / 4000) else f"the guide is followed {share:.2f} of times"
+    return (
+        None if abs(share - 0.75) < 6 * np.sqrt(0.75 * 0.25 / 4000) else f"the guide is followed {share:.2f} of times"
+    )
 
 
 def moved_between_scores() -> str | None:

@@ -193,9 +193,7 @@ def sizes_and_weights() -> str | None:
 
 def whole_expectations() -> str | None:
     """Whole numbers of expected children are given whatever rounding does to them, and left-over slots are random."""
-    run = jax.jit(
-        jax.vmap(lambda u, w: resampling.residual_ancestors(u, w, w.shape[0]), in_axes=(0, None))
-    )
+    run = jax.jit(jax.vmap(lambda u, w: resampling.residual_ancestors(u, w, w.shape[0]), in_axes=(0, None)))
     for n in (3, 10, 49):
         uniforms = jnp.asarray(np.repeat([[0.0], [0.5], [1 - 2.0**-53]], n, axis=1))
         found = np.asarray(run(uniforms, jnp.full(n, jnp.log(1.0 / n))))
@@ -255,9 +253,7 @@ def conditional_systematic_on_a_grid() -> str | None:
     sizes = (97, 61, 60)
     axes = [(np.arange(n) + 0.5) / n for n in sizes]
     grid = jnp.asarray(np.array(list(itertools.product(*axes))))
-    run = jax.jit(
-        jax.vmap(lambda u, w: systematic_given_first(u, Systematic(w, w.shape[0]), w), in_axes=(0, None))
-    )
+    run = jax.jit(jax.vmap(lambda u, w: systematic_given_first(u, Systematic(w, w.shape[0]), w), in_axes=(0, None)))
     corners = np.array(list(itertools.product((0.0, 1 - 2.0**-53), repeat=3)))
     for case in ("light", "heavy", "with a dead particle"):
         weights = GIVEN[case]

@@ -23,7 +23,7 @@ import probinf as pi
 import smc
 
 PARAMETERS = ("mu", "rho", "sigma")
-STEPS = {"mu": 0.35, "rho": 0.5, "sigma": 0.45}  # on unconstrained space, about 2.4 / sqrt(3) posterior sds
+STEPS = {"mu": 0.3, "rho": 1.3, "sigma": 0.5}  # on unconstrained space, about 2.4 / sqrt(3) posterior sds
 LENGTH = 100
 
 

@@ -69,6 +69,8 @@ _WHERE = {
     "importance": "probinf.transformations.importance",
     "rejuvenated": "probinf.transformations.rejuvenation",
     "tempered": "probinf.transformations.rejuvenation",
+    "evidence_gradient": "probinf.transformations.gradients",
+    "expectation_gradient": "probinf.transformations.gradients",
     "Traced": "probinf.transformations.traces",
     "Assigned": "probinf.transformations.targets",
     "validate": "probinf.validity.validate",
@@ -132,6 +134,7 @@ if TYPE_CHECKING:
     from probinf.streaming.emission import observe_log, state_times
     from probinf.transformations.algorithms import enumerate_program, population, recorded
     from probinf.transformations.collapsing import collapse, push_evidence, resize
+    from probinf.transformations.gradients import evidence_gradient, expectation_gradient
     from probinf.transformations.importance import importance
     from probinf.transformations.marginalising import marginalise
     from probinf.transformations.randomness import Keys, Ticks

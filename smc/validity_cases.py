@@ -45,7 +45,7 @@ def transformations() -> Iterator[Any]:
             reference=ticked,
         )
     short = static_parameter(DATA[:1])
-    for outer, inner, program in ((1, 1, "static_parameter"), (1, 2, short)):
+    for outer, inner, program in ((1, 1, short), (1, 2, short)):
         yield Transformation(
             f"smc_squared({outer}, {inner})",
             lambda p, n=outer, m=inner: smc_squared(
@@ -89,7 +89,7 @@ def kernels() -> Iterator[Kernel]:
 
 def chains() -> Iterator[tuple[str, Kernel, Traced]]:
     """Particle marginal kernels on their extended space: parameter, filter's draws, ancestors and final choice."""
-    program = PROGRAMS["static_parameter"]
-    for num, share in ((1, 1.0), (2, 1.0), (2, 0.5)):
+    long, short = PROGRAMS["static_parameter"], static_parameter(DATA[:1])
+    for num, share, program in ((1, 1.0, long), (2, 1.0, long), (2, 0.5, short)):
         target = particle_marginal(program, ("theta",), num, threshold=1.0, randomness=TICKS)
         yield f"pmmh({num} particles, share {share:g})", pmmh(on(uniform_proposal(), "theta"), share), target

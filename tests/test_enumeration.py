@@ -196,3 +196,29 @@ def test_jit_changes_nothing():
         return jax.jit(hidden_markov.function)(ys)
 
     assert_table(compiled(DATA), enumerate_program(hidden_markov(DATA)).table())
+
+
+@pytest.mark.parametrize("name", ["hidden_markov", "random_branch", "no_mass", "zero_weights"])
+def test_aggregating_merges_equal_results_and_keeps_the_measure(name):
+    law = enumerate_program(PROGRAMS[name])
+    merged = law.aggregate()
+    assert len(merged.log_weights) == len(law.table())
+    assert merged.table() == pytest.approx(law.table(), rel=1e-13)
+    np.testing.assert_allclose(merged.log_evidence, law.log_evidence, rtol=1e-13)
+
+
+def test_worlds_that_agree_on_what_is_left_are_merged():
+    """A hundred draws that only their sum needs: 101 rows, not 2^100 worlds; the sum is binomial."""
+
+    @model
+    def coins():
+        def step(total, _):
+            return total + pi.sample("x", dist.BernoulliProbs(0.3)), None
+
+        return jax.lax.scan(step, jnp.zeros((), jnp.int64), length=100)[0]
+
+    table = enumerate_program(coins()).table()
+    assert len(table) == 101
+    for k in (0, 17, 30, 64, 100):
+        expected = float(jnp.exp(dist.Binomial(100, 0.3).log_prob(k)))
+        np.testing.assert_allclose(table[(k,)], expected, rtol=1e-10)

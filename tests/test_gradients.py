@@ -13,6 +13,7 @@ import pytest
 import probinf as pi
 from probinf.claims import Claim
 from probinf.errors import ArgumentError, ArgumentTypeError, ModelError
+from probinf.language.primitives import Site
 from probinf.transformations.gradients import (
     evidence_gradient,
     evidence_terms,
@@ -20,7 +21,6 @@ from probinf.transformations.gradients import (
     log_probability,
     score_terms,
 )
-from probinf.language.primitives import Site
 from probinf.transformations.resampling import Multinomial
 
 # -- exact: finite programs ------------------------------------------------------------------------------------------
@@ -294,6 +294,20 @@ def test_fisher_converges_and_ignoring_the_ancestors_does_not(key):
     assert ignoring.claim is Claim.APPROXIMATE
     gap = {n: abs(float(ignoring.gradient[n] - known[n])) / float(ignoring.standard_error[n]) for n in known}
     assert max(gap.values()) > 12
+
+
+@pytest.mark.parametrize("estimator", ["unbiased", "fisher", "ignore_ancestors"])
+def test_a_whole_estimate_can_be_compiled_once_for_all_parameters(estimator, key):
+    def estimate(theta, key):
+        return evidence_gradient(series, theta, key, 6, estimator=estimator, num_runs=3)
+
+    compiled = jax.jit(estimate)
+    for shift in (0.0, 0.3):
+        theta = jax.tree.map(lambda x, shift=shift: x + shift, LEVEL)
+        a, b = compiled(theta, key), estimate(theta, key)
+        close(a.gradient, b.gradient, 1e-10)
+        assert a.claim is b.claim
+    assert compiled._cache_size() == 1
 
 
 def test_one_run_has_no_standard_error(key):

@@ -12,6 +12,7 @@ import pytest
 import probinf as pi
 import smc
 from probinf.errors import ArgumentError, ArgumentTypeError, InferenceError
+from probinf.kernels.chains import compilations
 from tests.kalman import local_level_log_evidence
 
 
@@ -96,6 +97,15 @@ def test_the_same_seed_gives_the_same_draws():
     a = pi.infer(conjugate(Y), method, seed=5, progress=False)
     b = pi.infer(conjugate(Y), method, seed=5, progress=False)
     np.testing.assert_array_equal(a["mu"], b["mu"])
+
+
+def test_new_data_of_the_same_shape_compile_nothing():
+    method = pi.MCMC(pi.trace_mh(), num_draws=20, num_warmup=0, num_chains=2)
+    first = pi.infer(conjugate(Y), method, seed=5, progress=False)
+    before = compilations()
+    second = pi.infer(conjugate(Y + 3.0), method, seed=6, progress=False)
+    assert compilations() == before
+    assert abs(float(first.mean("mu")) - float(second.mean("mu"))) > 0.1
 
 
 @pi.model

@@ -8,7 +8,7 @@ import pytest
 
 import probinf as pi
 from probinf.errors import InferenceError, ModelError, UnknownNameError
-from probinf.kernels.running import find_starts, with_key
+from probinf.kernels.running import find_starts, require_starts, with_key
 from probinf.transformations.algorithms import enumerate_program
 from probinf.transformations.randomness import Ticks
 from probinf.transformations.targets import Assigned, Prefix
@@ -115,7 +115,7 @@ def test_an_unknown_site_gets_the_nearest_name():
 @pytest.mark.bad_input
 def test_a_program_without_mass_has_no_start():
     with pytest.raises(InferenceError, match="positive weight was found for 2 of 2 chains"):
-        find_starts(pi.Traced(PROGRAMS["no_mass"]), jax.random.key(0), 2)
+        require_starts(jax.jit(lambda k: find_starts(pi.Traced(PROGRAMS["no_mass"]), k, 2))(jax.random.key(0)))
 
 
 def test_a_ticked_program_of_a_broken_unit_differs(monkeypatch):

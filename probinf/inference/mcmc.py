@@ -15,14 +15,30 @@ from probinf.claims import Claim
 from probinf.errors import ArgumentError, ArgumentTypeError, InferenceError
 from probinf.inference.method import AbstractMethod, check_count
 from probinf.inference.posterior import Posterior
+from probinf.kernels.chains import cached, counted
 from probinf.kernels.kernel import Kernel
-from probinf.kernels.running import find_starts, run_chains
+from probinf.kernels.running import find_starts, require_starts, run_chains
 from probinf.language.program import Program
 from probinf.progress import Progress
 from probinf.random import as_key
 from probinf.transformations.traces import Trace, Traced
 
 _PIECES = 20  # an interrupt waits for at most this share of the run
+
+
+class _Compiled:
+    """The two compiled pieces of a run: starts, and so many kept steps of all chains."""
+
+    def __init__(self, method: MCMC, target: Any, size: int) -> None:
+        def starts(operands: Any, key: jax.Array) -> Trace:
+            return find_starts(target.at(operands), key, method.num_chains)
+
+        def piece(operands: Any, states: Trace, key: jax.Array) -> tuple[Trace, Any, jax.Array]:
+            here = target.at(operands)
+            keep = here.result_of if method.report == "result" else here.values_of
+            return run_chains(method.kernel, here, states, key, size, thin=method.thin, keep=keep)
+
+        self.starts, self.piece = counted(starts), counted(piece)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,20 +100,16 @@ class MCMC(AbstractMethod):
         key = as_key(key, argument="key")
         target = Traced(program, values=self.values) if self.target is None else self.target(program)
         key_start, key_steps = jax.random.split(key)
-        states = find_starts(target, key_start, self.num_chains)
-        keep = target.result_of if self.report == "result" else target.values_of
         size = max(1, -(-(self.num_draws + self.num_warmup) // _PIECES))
-
-        @jax.jit
-        def piece(states: Trace, key: jax.Array) -> tuple[Trace, Any, jax.Array]:
-            return run_chains(self.kernel, target, states, key, size, thin=self.thin, keep=keep)
-
+        compiled = self._compiled(program, target, size)
+        states = compiled.starts(target.operands, key_start)
+        require_starts(states)
         pieces: list[Any] = []
         done, total = 0, self.num_draws + self.num_warmup
         try:
             with Progress(total, self.kernel.name) if progress else contextlib.nullcontext() as bar:
                 while done < total:
-                    states, kept, rates = piece(states, jax.random.fold_in(key_steps, done))
+                    states, kept, rates = compiled.piece(target.operands, states, jax.random.fold_in(key_steps, done))
                     pieces.append(jax.tree.map(np.asarray, (kept, rates)))
                     done += size
                     if bar is not None:
@@ -108,6 +120,11 @@ class MCMC(AbstractMethod):
                 error.partial = self._posterior(program, pieces, began, is_partial=True)
             raise error from stop
         return self._posterior(program, pieces, began)
+
+    def _compiled(self, program: Program, target: Any, size: int) -> _Compiled:
+        """Compiled once for a program, a kernel and sizes: new data and seeds use it again."""
+        settings = (self.kernel, self.values, self.target, self.report, self.num_chains, self.thin, size)
+        return cached(("mcmc", program.staged, settings), lambda: _Compiled(self, target, size))
 
     def _posterior(self, program: Program, pieces: list, began: float, *, is_partial: bool = False) -> Posterior:
         kept, rates = jax.tree.map(lambda *xs: np.concatenate(xs), *pieces)

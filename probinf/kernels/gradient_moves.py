@@ -271,8 +271,8 @@ def mclmc(step_size: float, num_steps: int, *, adjusted: bool = True, inverse_ma
 
         if seen.dim < 2:
             raise ModelError(
-                f"mclmc: expected at least two continuous coordinates, found {seen.dim} ({', '.join(seen.layout.shapes)}"
-                "). Use hmc, mala or slice_sampling."
+                f"mclmc: expected at least two continuous coordinates, found {seen.dim} "
+                f"({', '.join(seen.layout.shapes)}). Use hmc, mala or slice_sampling."
             )
         if adjusted:
             kernel: Any = blackjax.mcmc.adjusted_mclmc.build_kernel()

@@ -33,11 +33,7 @@ def take_step(kernel: Kernel, target: Any, state: Trace, key: jax.Array) -> tupl
 
 
 def find_starts(target: Any, key: jax.Array, num_chains: int) -> Trace:
-    """Draws from the base measure that have weight, one for each chain.
-
-    Raises:
-        InferenceError: no trace with weight was found for some chain; the number of tries is named.
-    """
+    """Draws from the base measure, one for each chain, the first with weight among many; see `require_starts`."""
 
     def one(key: jax.Array) -> Trace:
         def attempt(carry: Any) -> Any:
@@ -50,14 +46,21 @@ def find_starts(target: Any, key: jax.Array, num_chains: int) -> Trace:
             lambda c: ~jnp.isfinite(c[0].log_weight) & (c[1] < _TRIES), attempt, (first, jnp.int32(1))
         )[0]
 
-    traces = jax.jit(jax.vmap(one))(jax.random.split(key, num_chains))
+    return jax.vmap(one)(jax.random.split(key, num_chains))
+
+
+def require_starts(traces: Trace) -> None:
+    """Refuse starts without weight.
+
+    Raises:
+        InferenceError: no trace with weight was found for some chain; the number of tries is named.
+    """
     dead = ~np.isfinite(np.asarray(traces.log_weight))
     if dead.any():
         raise InferenceError(
-            f"No execution with positive weight was found for {int(dead.sum())} of {num_chains} chains in {_TRIES} "
+            f"No execution with positive weight was found for {int(dead.sum())} of {dead.size} chains in {_TRIES} "
             "draws from the prior. Check that the data are possible under the model, or soften a hard condition."
         )
-    return traces
 
 
 def run_chains(

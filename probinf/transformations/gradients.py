@@ -8,6 +8,10 @@ For draws x with density p(x; theta) and an integrand F(x; theta), scores includ
 The first holds for every program, an algorithm's own randomness included: with the ancestors' probabilities in log p it
 is unbiased for the evidence that a particle filter estimates. Each estimator is a program itself (`score_terms`), so
 its law can be enumerated and the claim checked exactly.
+
+Every call stages the program anew. To climb a gradient, compile the call once, parameters and key as arguments:
+
+    step = jax.jit(lambda theta, key: evidence_gradient(program_of, theta, key, 100, estimator="fisher"))
 """
 
 from __future__ import annotations
@@ -40,9 +44,10 @@ from probinf.transformations.traces import _Named
 ProgramOf = Callable[[Any], Program]
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GradientEstimate:
-    """A Monte Carlo estimate of a gradient.
+    """A Monte Carlo estimate of a gradient. A pytree, so that whole estimates can be compiled and looped over.
 
     Attributes:
         value: estimate of the quantity itself.
@@ -54,7 +59,7 @@ class GradientEstimate:
     value: jax.Array
     gradient: Any
     standard_error: Any
-    claim: Claim
+    claim: Claim = dataclasses.field(metadata={"static": True})
 
 
 def expectation_gradient(
@@ -148,7 +153,7 @@ def evidence_gradient(
         The estimate; its value is that of Z exp(-log_scale), or of log Z.
 
     Raises:
-        ArgumentError: no such estimator, a number outside its range, or a parameter that the program does not depend on.
+        ArgumentError: no such estimator, a number outside its range, or a parameter on which nothing depends.
         ArgumentTypeError: a parameter that is not a float, or no program.
         ModelError: a site inside a while loop, or one whose draw is not reparameterised ("ignore_ancestors").
     """
