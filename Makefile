@@ -58,6 +58,8 @@ bench: .venv/.installed ## run the benchmarks; results go to benchmarks/results
 	@mkdir -p benchmarks/results
 	$(BIN)/python -m benchmarks.main_job --json benchmarks/results/main_job.json
 	$(BIN)/python -m benchmarks.mutants --json benchmarks/results/mutants.json
+	$(BIN)/python -m benchmarks.validity --json benchmarks/results/validity.json
+	$(BIN)/python -m benchmarks.trans_dimensional --json benchmarks/results/trans_dimensional.json
 
 docs: .venv/.installed ## build the pages into site/
 	$(BIN)/python -m pip install --quiet --constraint requirements-dev.lock mkdocs-material

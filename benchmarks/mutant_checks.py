@@ -290,7 +290,8 @@ def resampled_before_a_step() -> str | None:
         pi.factor("g", -0.5 * number(b) + 0.2 * number(x))
         return x, b
 
-    closed = jax.make_jaxpr(step)(jax.ShapeDtypeStruct((), jnp.int64))
+    with pi.staging("a step"):
+        closed = jax.make_jaxpr(step)(jax.ShapeDtypeStruct((), jnp.int64))
 
     @model
     def target():
@@ -519,5 +520,4 @@ BY_MODULE: dict[str, list[Check]] = {
     "kernels.involutive": INVOLUTIVE,
     "kernels.reversible_jump": INVOLUTIVE,
     "language.handlers": [Check(HALVES, independent_keys)],
-    "smc.compositions": [Check(MATRIX, moves.particle_marginal)],
 }

@@ -425,8 +425,10 @@ def conditional_populations() -> str | None:
         programs = [long_memory(THREE), weighed_before(THREE[:2])]
         programs += [
             PROGRAMS[n]
-            for n in ("hidden_markov", "static_parameter", "branch_in_loop", "random_inputs", "reversed_loop")
+            for n in ("hidden_markov", "static_parameter", "branch_in_loop", "reversed_loop")
         ]
+        if not sampling:
+            programs.append(PROGRAMS["random_inputs"])
         for program in programs:
             chain, found = _assigned(kernel, program)
             if found:

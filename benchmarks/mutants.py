@@ -1,283 +1,171 @@
-"""Seeded faults in the particle interpreter and the resamplers, and which exact check finds each.
+"""Faults seeded in the library and faults made by rule, and which check finds each.
 
-    python -m benchmarks.mutants [--quick] [--json FILE]
+    python -m benchmarks.mutants [--quick] [--json FILE] [--seed 0] [--automatic 60] [--seconds 240]
 
-A mutant is the library's own source with one piece of text replaced. Columns: the relative error of E[Zhat] (what a
-test of the evidence alone would have to find, by sampling), the largest error of the measure on whole traces relative
-to Z, and the first check that kills it. A mutant that survives makes the program exit with status 1.
+A mutant is the library with one module changed (`mutant_catalogue`, `automatic_mutants`), run in a process of its own.
+It is killed by the first check (`mutant_checks`) that fails or cannot be run. For the interpreter's faults the table
+also shows the relative error of E[Zhat], which is all that a test of the evidence could find, and the largest error of
+the measure on whole traces relative to Z. A seeded fault that survives makes the program exit with status 1; automatic
+mutants that survive are listed with their place, for a person to call them equivalent (`equivalent_mutants`) or to add
+the check that is missing.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import importlib
+import collections
 import json
 import sys
-import types
-from collections.abc import Callable
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import numpyro.distributions as dist
-
-jax.config.update("jax_enable_x64", True)
-
-import probinf.transformations.algorithms as algorithms  # noqa: E402
-import probinf.transformations.population as particles  # noqa: E402
-import probinf.transformations.resampling as resampling  # noqa: E402
-from probinf.language import staging  # noqa: E402
-from probinf.language import statements as pi  # noqa: E402
-from probinf.language.program import model  # noqa: E402
-from probinf.validity.measures import atoms, discrepancy  # noqa: E402
-from probinf.validity.programs import PROGRAMS  # noqa: E402
+from benchmarks.automatic_mutants import Change, sampled
+from benchmarks.equivalent_mutants import EQUIVALENT
+from benchmarks.mutant_catalogue import MUTANTS, QUICK, P, R
+from benchmarks.mutant_loading import Seeding, forked, prepare
+from benchmarks.record import Row, parser, write
 
 
-@dataclasses.dataclass(frozen=True)
-class Mutant:
-    """One replacement of text in `population.py` or `resampling.py`; `program` is looked at first."""
-
-    name: str
-    module: str
-    old: str
-    new: str
-    program: str = "hidden_markov"
-    scheme: str = "systematic"
-    threshold: float = 1.0
-
-
-P, R = "population", "resampling"
-MUTANTS = [
-    Mutant(
-        "mean of log weights for log of mean", P,
-        "return jnp.where(top == -jnp.inf, -jnp.inf, safe + jnp.log(jnp.mean(jnp.exp(log_weights - safe))))",
-        "return jnp.where(top == -jnp.inf, -jnp.inf, jnp.mean(log_weights))",
-    ),
-    Mutant(
-        "sum of weights for their mean", P,
-        "jnp.log(jnp.mean(jnp.exp(log_weights - safe)))", "jnp.log(jnp.sum(jnp.exp(log_weights - safe)))",
-    ),
-    Mutant(
-        "weights not fully reset after resampling", P,
-        "jnp.where(due, jnp.zeros_like(state.log_weights), state.log_weights)",
-        "jnp.where(due, 0.5 * state.log_weights, state.log_weights)",
-    ),
-    Mutant(
-        "weights reset though nothing was resampled", P,
-        "jnp.where(due, jnp.zeros_like(state.log_weights), state.log_weights)",
-        "jnp.zeros_like(state.log_weights)",
-        threshold=0.5,
-    ),
-    Mutant("final weights not normalised by the collected evidence", P,
-           "return State(log_weights, state.log_evidence + collected)",
-           "return State(log_weights + collected, state.log_evidence + collected)"),
-    Mutant("ancestors drawn but not applied", P, "env[v] = Many(_take(value.array, ancestors))", "env[v] = value",
-           program="random_branch"),
-    Mutant("stacked history not realigned", P, "if index is not None:", "if False:"),
-    Mutant("genealogy off by one step", P, "return _take(a, index), index", "return _take(a, index), _take(a, index)",
-           scheme="multinomial"),
-    Mutant("genealogy followed forwards", P, "ancestors, reverse=not reverse)[1]", "ancestors, reverse=reverse)[1]",
-           program="nested_loops"),
-    Mutant("ancestors composed in the wrong order", P,
-           "composed = ancestors if composed is None else _take(composed, ancestors)",
-           "composed = ancestors if composed is None else _take(ancestors, composed)",
-           program="two_scores_in_a_call"),
-    Mutant("composed ancestors missing for drawn loop inputs", P, "_take(row, composed) if compose else row", "row",
-           program="random_inputs"),
-    Mutant("constants of a loop not permuted", P, "moving = [_take(m, ancestors) for m in moving]", "pass",
-           program="static_parameter"),
-    Mutant("first observation counted twice", P,
-           "dead = state.log_weights == -jnp.inf",
-           "log_factor, self.seen = log_factor * (1 if getattr(self, 'seen', False) else 2), True\n"
-           "        dead = state.log_weights == -jnp.inf"),
-    Mutant("factor ignored", P, "return jnp.sum(xs[0])", "return jnp.zeros(())", program="timed_factor"),
-    Mutant("weights of divergent branches mixed up", P,
-           "weights = jnp.where(choice == k, log_weights, weights)",
-           "weights = jnp.where(choice == k, weights, log_weights)", program="unequal_factors"),
-    Mutant("results of a divergent branch not permuted", P,
-           "results = [_take(r, ancestors) for r in results]", "pass", program="random_branch"),
-    Mutant("ancestors of a shared branch not handed out", P,
-           "(identity if ancestors is None else ancestors) if resamples else None",
-           "identity if resamples else None", program="two_scores_in_shared_branch"),
-    Mutant("finished particles keep collecting scores", P,
-           "jnp.where(active, moved.log_weights, st.log_weights)", "moved.log_weights", program="early_termination"),
-    Mutant("who has finished is not permuted", P, "active[ancestors]", "active", program="early_termination"),
-    Mutant("one draw shared by all particles", P,
-           "return [Many(bind_sample(_widened(site) if self.named else Site(\"\"), law)[0])], state, None, {}",
-           "return [Many(jnp.repeat(bind_sample(site, law)[0][:1], self.num, 0))], state, None, {}"),
-    Mutant("evidence pushed and kept", P,
-           "return State(log_weights, state.log_evidence), ancestors, info",
-           "return State(log_weights, state.log_evidence + collected), ancestors, info"),
-    Mutant("residual resampling without its random rest", R,
-           "rest = rest / rest.sum()", "rest = np.eye(len(w))[np.argmax(w)]", scheme="residual"),
-    Mutant("systematic resampling with half of its uniform", R,
-           "(np.arange(self.num) + u) / self.num", "(np.arange(self.num) + u / 2) / self.num"),
-    Mutant("searchsorted on the wrong side", R,
-           'found = jnp.searchsorted(cumulative, uniforms * total, side="right")',
-           'found = jnp.searchsorted(cumulative, uniforms * total, side="left")'),
-    Mutant("run ends rounded down", R, "jnp.ceil(scaled - uniform)", "jnp.floor(scaled - uniform)"),
-    Mutant("dead particles counted among the run ends", R, ".add(live.astype(jnp.float32))", ".add(1.0)"),
-    Mutant("residual spare children drawn from the whole weights", R,
-           "jnp.where(rest > 0, jnp.log(rest), -jnp.inf)", "log_weights"),
-]  # fmt: skip
-QUICK = 14
+def killed(
+    module: str, source: str | None, own: tuple[str, str, float] | None = None, first: str = ""
+) -> dict[str, Any]:
+    """Run a module's checks until one fails; in the mutant's own process."""
+    if source is not None:
+        sys.meta_path.insert(0, Seeding(module, source))
+    found: dict[str, Any] = {"evidence": None, "measure": None, "tier": None, "check": None, "found": None}
+    try:
+        import benchmarks.mutant_checks as suite
+    except Exception as error:
+        return {**found, "tier": "import", "check": "import", "found": f"raises {type(error).__name__}: {error}"[:200]}
+    try:
+        if own is not None:
+            found["evidence"], found["measure"] = suite.errors_of(*own)
+            if not found["measure"] <= 1e-12:
+                what = f"{own[0]}: masses off by {found['measure']:.2g}"
+                return {**found, "tier": suite.MEASURE, "check": "errors_of", "found": what}
+        for check in sorted(suite.BY_MODULE[module], key=lambda c: c.name != first):
+            found.update(tier=check.tier, check=check.name)
+            if what := check.run():
+                return {**found, "found": what}
+    except Exception as error:
+        found["tier"] = found["tier"] or suite.MEASURE
+        found["check"] = found["check"] or "errors_of"
+        return {**found, "found": f"raises {type(error).__name__}: {error}"[:200]}
+    return {**found, "tier": None, "check": None}
 
 
-@model
-def two_scores_in_shared_branch():
-    """A branch that all particles take together, with a random value that is only used afterwards."""
-    a = pi.sample("a", dist.Bernoulli(0.3))
-    b = pi.sample("b", dist.Bernoulli(0.6))
-
-    def step(z, t):
-        jax.lax.cond(t == 1, lambda: pi.factor("f", jnp.where(b == 1, 0.0, -1.2)), lambda: None)
-        return z, None
-
-    jax.lax.scan(step, 0, jnp.arange(2))
-    return a, b
+def examined(module: str, source: str | None, seconds: float, own: Any = None, first: str = "") -> dict[str, Any]:
+    """`killed` in a fork; a mutant that does not come back is killed as well."""
+    result = forked(lambda: killed(module, source, own, first), seconds)
+    if "stopped" in result:
+        result = {"evidence": None, "measure": None, "tier": "stopped", "check": None, "found": result["stopped"]}
+    return result
 
 
-@model
-def nothing_but_draws():
-    return pi.sample("a", dist.Bernoulli(0.3))
+def seeded_faults(*, quick: bool, seconds: float) -> list[dict[str, Any]]:
+    """The kill matrix of the catalogue; on a quick run every `QUICK`-th of it."""
+    print(f"{'fault':<56} {'E[Zhat]/Z-1':>11} {'measure/Z':>10}  killed by", flush=True)
+    rows = []
+    for mutant in MUTANTS[::QUICK] if quick else MUTANTS:
+        own = (mutant.program, mutant.scheme, mutant.threshold) if mutant.module in (P, R) and not mutant.first else None
+        result = examined(mutant.module, mutant.source(), seconds, own, mutant.first)
+        rows.append({"fault": mutant.name, "module": mutant.module, **result})
+        numbers = ["-" if result[k] is None else f"{result[k]:+.1%}" for k in ("evidence", "measure")]
+        by = f"{result['tier']}: {result['check']}: {result['found']}" if result["tier"] else "SURVIVES"
+        print(f"{mutant.name:<56} {numbers[0]:>11} {numbers[1]:>10}  {by[:150]}", flush=True)
+    return rows
 
 
-ALL = {**PROGRAMS, "two_scores_in_shared_branch": two_scores_in_shared_branch()}
-SOURCES = {P: particles, R: resampling}
+def automatic_faults(count: int, seed: int, seconds: float, until: float) -> list[dict[str, Any]]:
+    """A sample of the automatic mutants, as far as the time reaches."""
+    rows = []
+    for change in sampled(count, seed):
+        if time.monotonic() > until:
+            break
+        result = examined(change.module, change.source(), seconds)
+        verdict = _verdict(change, result)
+        place = f"probinf/{change.module.replace('.', '/')}.py:{change.line}"
+        rows.append({"place": place, "rule": change.rule, "change": change.identity, "verdict": verdict, **result})
+        rows[-1]["line"] = change.mutated_line()
+        by = f"{result['tier']}: {result['check']}" if result["tier"] else EQUIVALENT.get(change.identity, "")
+        print(f"{verdict:<10} {place:<52} {change.rule:<18} {by[:60]}", flush=True)
+        if verdict == "survived":
+            print(f"           {change.identity}", flush=True)
+    return rows
 
 
-class Seeded:
-    """The library with one mutant inside, for the length of a `with` block."""
-
-    def __init__(self, mutant: Mutant | None) -> None:
-        self.mutant = mutant
-
-    def __enter__(self) -> types.ModuleType:
-        self.before = (algorithms.run_population, particles.scheme, particles.effective_sample_size)
-        staging._cache.clear()
-        if self.mutant is None:
-            return resampling
-        original = SOURCES[self.mutant.module]
-        source = Path(original.__file__).read_text()
-        if source.count(self.mutant.old) < 1:
-            raise SystemExit(f"mutant {self.mutant.name!r}: its text is no longer in {original.__file__}")
-        changed = types.ModuleType(original.__name__ + "_mutant")
-        changed.__file__ = original.__file__
-        sys.modules[changed.__name__] = changed
-        exec(compile(source.replace(self.mutant.old, self.mutant.new), original.__file__, "exec"), changed.__dict__)
-        if self.mutant.module == P:
-            algorithms.run_population = changed.run_population
-            return resampling
-        particles.scheme, particles.effective_sample_size = changed.scheme, changed.effective_sample_size
-        return changed
-
-    def __exit__(self, *_: object) -> None:
-        algorithms.run_population, particles.scheme, particles.effective_sample_size = self.before
-        staging._cache.clear()
+def _verdict(change: Change, result: dict[str, Any]) -> str:
+    found = result["found"] or ""
+    if "raises TypeError" in found and "missing" in found and "argument" in found:
+        return "not legal"  # a removed argument that the callee requires: no mutant
+    if result["tier"]:
+        return "killed"
+    return "equivalent" if change.identity in EQUIVALENT else "survived"
 
 
-# -- checks: each returns None, or what it found --------------------------------------------------------------
-
-
-def measure(mutant: Mutant, _: types.ModuleType) -> tuple[float, float]:
-    """Relative errors of E[Zhat] and of the measure, for the mutant's own program."""
-    program = ALL[mutant.program]
-    known = algorithms.enumerate_program(program)
-    law = algorithms.enumerate_program(
-        algorithms.population(program, 2, resample=mutant.scheme, threshold=mutant.threshold)
-    )
-    total = float(np.exp(known.log_evidence))
-    return float(atoms(law)[0].sum()) / total - 1, discrepancy(law, known)[0] / total
-
-
-def nested(_: Mutant, __: types.ModuleType) -> str | None:
-    """A population of populations, the inner one pushing its evidence."""
-    program = ALL["two_scores_in_a_call"]
-    inner = algorithms.population(program, 2, threshold=1.0, push_evidence=True)
-    law = algorithms.enumerate_program(algorithms.population(inner, 1, threshold=1.0))
-    error, scale = discrepancy(law, algorithms.enumerate_program(program))
-    return f"population of populations, measure off by {error / scale:.2g}" if not error <= 1e-12 * scale else None
-
-
-def independence(_: Mutant, __: types.ModuleType) -> str | None:
-    """Two particles that nothing scores have the product law."""
-    law = algorithms.enumerate_program(algorithms.population(nothing_but_draws(), 2))
-    pairs = np.asarray(law.values.particles)
-    both = float(np.exp(law.log_weights)[(pairs == 1).all(1)].sum())
-    return f"P(both 1) = {both:.3f} for 0.09" if abs(both - 0.09) > 1e-12 else None
-
-
-def halves(_: Mutant, module: types.ModuleType) -> str | None:
-    """Deterministic halves: offspring integrated over a fine grid of one uniform, and the edge u = 0."""
-    cases = [np.log([0.5, 0.3, 0.2]), np.array([-np.inf, 0.0, -1.0, -np.inf]), np.log([0.05, 0.15, 0.8])]
-    points = 4000
-    grid = jnp.asarray((np.arange(points) + 0.5) / points)
-    for name, law in module.SCHEMES.items():
-        for log_weights in cases:
-            n = len(log_weights)
-            weights = np.exp(log_weights) / np.exp(log_weights).sum()
-            scheme = law(jnp.asarray(log_weights), 4)
-            shape = scheme.num_uniforms()
-            run = jax.jit(
-                jax.vmap(lambda u, s=scheme, shape=shape: s.from_uniforms(jnp.broadcast_to(u, shape), s.log_weights))
-            )
-            children = np.asarray(run(grid))
-            mean = np.bincount(children.reshape(-1), minlength=n)[:n] / points
-            if np.abs(mean - 4 * weights).max() > 4 * 8 / points:
-                return f"{name}: mean offspring {np.round(mean, 3)} for {np.round(4 * weights, 3)}"
-            first = np.asarray(run(jnp.zeros(1)))[0]
-            if not np.isfinite(log_weights[first]).all():
-                return f"{name}: a dead particle has offspring at u = 0"
-    return None
-
-
-CHECKS: list[Callable] = [nested, independence, halves]
-
-
-def examine(mutant: Mutant) -> dict:
-    """Run the checks against one mutant until one fails."""
-    with Seeded(mutant) as module:
-        row = {"fault": mutant.name, "program": mutant.program, "evidence": None, "measure": None, "killed_by": None}
-        try:
-            row["evidence"], row["measure"] = measure(mutant, module)
-        except Exception as error:  # a mutant that cannot run is killed as well
-            row["killed_by"] = f"raises {type(error).__name__}"
-            return row
-        if not row["measure"] <= 1e-12:
-            row["killed_by"] = "exact measure"
-            return row
-        for check in CHECKS:
-            if found := check(mutant, module):
-                row["killed_by"] = f"{check.__name__}: {found}"
-                break
-    return row
+def _tiers(rows: list[dict[str, Any]]) -> str:
+    counts = collections.Counter(row["tier"] for row in rows if row["tier"])
+    return ", ".join(f"{tier} {n}" for tier, n in counts.most_common())
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table of mutants; the exit status is the number of survivors, at most 1."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help=f"the first {QUICK} mutants only")
-    parser.add_argument("--json", type=Path, help="write the table to this file")
-    options = parser.parse_args(argv)
-    importlib.invalidate_caches()
-    healthy = Mutant("none", P, "", "")
-    with Seeded(None) as module:
-        assert measure(healthy, module)[1] <= 1e-12, "the library itself fails the exact check"
-        for check in CHECKS:
-            assert check(healthy, module) is None, f"the library itself fails {check.__name__}"
-    print(f"{'fault':<55} {'E[Zhat]/Z-1':>12} {'measure/Z':>10}  killed by")
-    rows = []
-    for mutant in MUTANTS[:QUICK] if options.quick else MUTANTS:
-        row = examine(mutant)
-        rows.append(row)
-        numbers = ["-" if row[k] is None else f"{row[k]:+.1%}" for k in ("evidence", "measure")]
-        print(f"{row['fault']:<55} {numbers[0]:>12} {numbers[1]:>10}  {row['killed_by'] or 'SURVIVES'}", flush=True)
-    alive = [row["fault"] for row in rows if row["killed_by"] is None]
-    print(f"{len(rows) - len(alive)} of {len(rows)} killed")
-    if options.json:
-        options.json.write_text(json.dumps({"mutants": rows, "met": not alive}, indent=2, allow_nan=True) + "\n")
+    """Print the tables; the exit status is 1 if a seeded fault survives."""
+    options = parser(__doc__.splitlines()[0])
+    options.add_argument("--automatic", type=int, default=60, help="number of automatic mutants")
+    options.add_argument("--seconds", type=float, default=240.0, help="limit of one mutant")
+    options.add_argument("--minutes", type=float, default=600.0, help="start no automatic mutant after so long")
+    options.add_argument("--cache", type=Path, help="folder that keeps compiled code for the next run")
+    options.add_argument("--trust", action="store_true", help="do not run the checks on the unchanged library first")
+    chosen = options.parse_args(argv)
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as cache:
+        prepare(chosen.cache or Path(cache))
+        if not (chosen.quick or chosen.trust):
+            for module in dict.fromkeys(m.module for m in MUTANTS):
+                result = examined(module, None, 10 * chosen.seconds)
+                if result["tier"]:
+                    raise SystemExit(f"the library itself fails: {module}: {result}")
+            print(f"the library itself passes every check ({time.monotonic() - begin:.0f} s)", flush=True)
+        faults = seeded_faults(quick=chosen.quick, seconds=chosen.seconds)
+        middle = time.monotonic()
+        count = min(chosen.automatic, 4) if chosen.quick else chosen.automatic
+        made = automatic_faults(count, chosen.seed, chosen.seconds, begin + 60 * chosen.minutes)
+    end = time.monotonic()
+    alive = [row["fault"] for row in faults if not row["tier"]]
+    verdicts = collections.Counter(row["verdict"] for row in made)
+    real = verdicts["killed"] + verdicts["survived"]
+    rows = [
+        Row("seeded faults in all", len(faults), "faults", None if chosen.quick else 45, "higher"),
+        Row(
+            "seeded faults killed",
+            1 - len(alive) / len(faults),
+            "share",
+            1.0,
+            "higher",
+            f"{_tiers(faults)}{'; alive: ' + ', '.join(alive) if alive else ''}",
+            n=len(faults),
+            seconds=middle - begin,
+        ),
+        Row(
+            "automatic mutants killed, of those not equivalent",
+            verdicts["killed"] / real if real else None,
+            "share",
+            0.95,
+            "higher",
+            f"{verdicts['killed']} killed, {verdicts['survived']} survived, {verdicts['equivalent']} equivalent, "
+            f"{verdicts['not legal']} not legal; seed {chosen.seed}; {_tiers(made)}",
+            n=real,
+            seconds=end - middle,
+        ),
+    ]
+    for row in rows:
+        print(row, flush=True)
+    content = write(None, "mutants", chosen.quick, rows)
+    content |= {"seeded": faults, "automatic": made}
+    if chosen.json is not None:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return 1 if alive else 0
 
 

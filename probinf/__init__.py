@@ -83,6 +83,7 @@ _WHERE = {
     "check_involution": "probinf.kernels.involution_checks",
     "Keys": "probinf.transformations.randomness",
     "Ticks": "probinf.transformations.randomness",
+    "suspend": "probinf.transformations.suspension",
 }
 
 __all__ = [*sorted(_WHERE), "__version__"]
@@ -139,6 +140,7 @@ if TYPE_CHECKING:
     from probinf.transformations.marginalising import marginalise
     from probinf.transformations.randomness import Keys, Ticks
     from probinf.transformations.rejuvenation import rejuvenated, tempered
+    from probinf.transformations.suspension import suspend
     from probinf.transformations.targets import Assigned
     from probinf.transformations.traces import Traced
     from probinf.transformations.translation import reweight_move, translate

@@ -14,14 +14,9 @@ import probinf as pi
 from probinf.claims import Claim
 from probinf.errors import ArgumentError, ArgumentTypeError, ModelError
 from probinf.language.primitives import Site
-from probinf.transformations.gradients import (
-    evidence_gradient,
-    evidence_terms,
-    expectation_gradient,
-    log_probability,
-    score_terms,
-)
+from probinf.transformations.gradients import evidence_gradient, expectation_gradient
 from probinf.transformations.resampling import Multinomial
+from probinf.transformations.score_terms import evidence_terms, log_probability, score_terms
 
 # -- exact: finite programs ------------------------------------------------------------------------------------------
 

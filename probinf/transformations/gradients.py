@@ -1,13 +1,7 @@
-r"""Gradients of integrals against a program's measure, and of its evidence, with respect to the program's arguments.
+"""Gradients of integrals against a program's measure, and of its evidence, with respect to the program's arguments.
 
-For draws x with density p(x; theta) and an integrand F(x; theta), scores included,
-
-    grad E[F] = E[F grad log p + grad F]                      (score function: Glynn 1990; Williams 1992)
-    grad E[F] = E[d/dtheta F(x(u; theta); theta)]             (pathwise: draws are functions of noise u)
-
-The first holds for every program, an algorithm's own randomness included: with the ancestors' probabilities in log p it
-is unbiased for the evidence that a particle filter estimates. Each estimator is a program itself (`score_terms`), so
-its law can be enumerated and the claim checked exactly.
+By the score function (`score_terms`), which holds for every program, or pathwise, through draws that are differentiable
+functions of noise.
 
 Every call stages the program anew. To climb a gradient, compile the call once, parameters and key as arguments:
 
@@ -24,24 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probinf import _jax
 from probinf.claims import Claim
 from probinf.errors import ArgumentError, ArgumentTypeError, ModelError
-from probinf.language.distributions import log_density
-from probinf.language.evaluate import Handler, Records
-from probinf.language.handlers import Condition, Forward
-from probinf.language.primitives import Site, bind_sample
+from probinf.language.evaluate import Records
+from probinf.language.handlers import Forward
+from probinf.language.primitives import Site
 from probinf.language.program import Program
-from probinf.language.sites import sites_of
-from probinf.language.staging import Arguments, Staged, restage
 from probinf.random import as_key
-from probinf.representations.population import Population
 from probinf.transformations.algorithms import population, recorded
 from probinf.transformations.enumeration import base_of
-from probinf.transformations.resampling import Ancestors, Multinomial
-from probinf.transformations.traces import _Named
-
-ProgramOf = Callable[[Any], Program]
+from probinf.transformations.resampling import Ancestors
+from probinf.transformations.score_terms import ProgramOf, Weigh, evidence_terms, family_of, score_terms
 
 
 @jax.tree_util.register_dataclass
@@ -103,7 +90,7 @@ def expectation_gradient(
     keys = jax.random.split(as_key(key, argument="key"), count)
     if estimator == "score":
         return _by_score(score_terms(program_of, parameters, function), keys, baseline=baseline)
-    family = _family(program_of, parameters)
+    family = family_of(program_of, parameters)
 
     def one(key: jax.Array) -> Any:
         return jax.value_and_grad(lambda theta: family.integrand(theta, function, _Pathwise(), key))(family.parameters)
@@ -165,7 +152,7 @@ def evidence_gradient(
         terms = evidence_terms(program_of, parameters, num_particles, threshold=threshold, log_scale=log_scale)
         return _by_score(terms, keys, baseline=True)
     if estimator == "fisher":
-        family = _family(program_of, parameters)
+        family = family_of(program_of, parameters)
         paths = population(recorded(program_of(family.parameters)), num_particles, threshold=threshold)
 
         def one(key: jax.Array) -> Any:
@@ -175,7 +162,7 @@ def evidence_gradient(
 
             def weighted(theta: Any) -> jax.Array:
                 def log_joint(values: Any) -> jax.Array:
-                    state = family.run(theta, _Weigh(), values)[1]
+                    state = family.run(theta, Weigh(), values)[1]
                     return state["log_draws"] + state["log_weight"]
 
                 joint = jax.vmap(log_joint)(values)
@@ -185,7 +172,7 @@ def evidence_gradient(
 
         values, gradients = _differentiated(lambda: jax.jit(jax.vmap(one))(keys))
         return GradientEstimate(jnp.mean(values), *_mean_and_error(gradients), Claim.CONSISTENT)
-    family = _family(lambda theta: population(program_of(theta), num_particles, threshold=threshold), parameters)
+    family = family_of(lambda theta: population(program_of(theta), num_particles, threshold=threshold), parameters)
 
     def along(key: jax.Array) -> Any:
         def log_evidence(theta: Any) -> jax.Array:
@@ -196,196 +183,6 @@ def evidence_gradient(
 
     values, gradients = _differentiated(lambda: jax.jit(jax.vmap(along))(keys))
     return GradientEstimate(jnp.mean(values), *_mean_and_error(gradients), Claim.APPROXIMATE)
-
-
-def score_terms(program_of: ProgramOf, parameters: Any, function: Callable[[Any], Any]) -> Program:
-    """One draw of the score-function estimator, as a program that can be run and enumerated.
-
-    It draws what the program draws, scores nothing, and returns for the integrand F = function(result) * exp(scores)
-
-        {"value": F, "score": grad log p(draws), "direct": grad F at fixed draws}
-
-    of which value * score + direct is unbiased for the gradient of the integral. The program takes the parameters as
-    its argument.
-
-    Raises:
-        ArgumentError: a parameter that the program does not depend on.
-        ArgumentTypeError: a parameter that is not a float, or no program.
-    """
-    family = _family(program_of, parameters)
-
-    def terms(theta: Any) -> dict[str, Any]:
-        drawn = family.run(theta, _Emit(), {}, ())[2]
-        values = jax.tree.map(jax.lax.stop_gradient, family.only_draws(drawn))
-
-        def integrand_and_density(theta: Any) -> tuple[jax.Array, jax.Array]:
-            result, state, _ = family.run(theta, _Weigh(), values)
-            return _integrand(function, result, state["log_weight"]), state["log_draws"]
-
-        (value, log_draws), pull = jax.vjp(integrand_and_density, theta)
-        one, zero = jnp.ones_like(value), jnp.zeros_like(value)
-        (direct,), (score,) = pull((one, zero.astype(log_draws.dtype))), pull((zero, one.astype(log_draws.dtype)))
-        return {"value": value, "score": score, "direct": direct}
-
-    return Program(f"score_terms({family.name})", terms, Arguments.split((family.parameters,), {}))
-
-
-def evidence_terms(
-    program_of: ProgramOf,
-    parameters: Any,
-    num_particles: int,
-    *,
-    threshold: float = 0.5,
-    log_scale: float = 0.0,
-) -> Program:
-    r"""One run of the unbiased estimator of the gradient of Z: `score_terms` of a population's evidence.
-
-    Everything drawn counts in the score, ancestors included. Without them, that is with the score of the states alone,
-    the estimate is biased.
-    """
-
-    def populated(theta: Any) -> Program:
-        return population(program_of(theta), num_particles, resample="multinomial", threshold=threshold)
-
-    def evidence(cloud: Population) -> jax.Array:
-        return jnp.exp(cloud.log_evidence - log_scale)
-
-    return score_terms(populated, parameters, evidence)
-
-
-# -- programs as functions of their parameters -------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Family:
-    """A program staged once, its operands a function of the parameters."""
-
-    name: str
-    labelled: Staged
-    operands_of: _jax.ClosedJaxpr
-    parameters: Any
-    names: frozenset[str]
-
-    def run(self, theta: Any, handler: Any, values: Any, state: Any = None) -> tuple[Any, Any, Records]:
-        operands = _jax.jaxpr_as_fun(self.operands_of)(*jax.tree.leaves(theta))
-        return self.labelled.run(operands, handler, handler.start() if state is None else state, values)
-
-    def integrand(self, theta: Any, function: Callable, handler: Any, key: jax.Array) -> jax.Array:
-        result, state, _ = self.run(theta, handler, {}, handler.start(key))
-        return _integrand(function, result, state["log_weight"])
-
-    def only_draws(self, records: Records) -> Records:
-        """Values of the draws; those of branches not taken are NaN, which would spread through gradients."""
-        return {
-            n: jnp.where(jnp.isnan(v), jnp.zeros_like(v), v) if jnp.issubdtype(v.dtype, jnp.floating) else v
-            for n, v in records.items()
-            if n in self.names
-        }
-
-
-def _integrand(function: Callable, result: Any, log_weight: jax.Array) -> jax.Array:
-    value = jnp.asarray(function(result), jnp.result_type(float))
-    if value.shape:
-        raise ArgumentError(f"function: expected a scalar, found shape {value.shape}. Take one component at a time.")
-    alive = log_weight > -jnp.inf
-    weight = jnp.exp(jnp.where(alive, log_weight, jnp.zeros_like(log_weight)))
-    return jnp.where(alive, weight * value, jnp.zeros_like(value))
-
-
-def _family(program_of: ProgramOf, parameters: Any) -> _Family:
-    leaves, structure = jax.tree.flatten(parameters)
-    for leaf in leaves:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ArgumentTypeError(f"parameters: expected floats, found {leaf!r} of type {jnp.result_type(leaf)}.")
-    if not leaves:
-        raise ArgumentError("parameters: expected at least one float, found none.")
-    parameters = jax.tree.unflatten(structure, [_jax_array(x) for x in leaves])
-    program = program_of(parameters)
-    if not isinstance(program, Program):
-        raise ArgumentTypeError(
-            f"program_of: expected a function from parameters to a program, found that it gives {program!r} of type "
-            f"{type(program).__name__}."
-        )
-    labelled = restage(program.name, lambda ops: program.staged.run(ops, _Named(), (), {})[0], program.operands)
-    labelled = dataclasses.replace(labelled, results=program.staged.results)
-    operands_of = jax.make_jaxpr(lambda theta: jax.tree.leaves(program_of(theta).operands))(parameters)
-    used = {v for eqn in operands_of.jaxpr.eqns for v in eqn.invars if not isinstance(v, _jax.Literal)}
-    used |= {v for v in operands_of.jaxpr.outvars if not isinstance(v, _jax.Literal)}
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(parameters)]
-    for path, variable in zip(paths, operands_of.jaxpr.invars, strict=True):
-        if variable not in used:
-            raise ArgumentError(f"parameters{path}: program {program.name!r} does not depend on this parameter.")
-    names = frozenset(s.name for s in sites_of(labelled.closed.jaxpr) if s.kind == "sample")
-    return _Family(program.name, labelled, operands_of, parameters, names)
-
-
-def _jax_array(x: Any) -> jax.Array:
-    return jnp.asarray(x, jnp.result_type(float)) if isinstance(x, float) else jnp.asarray(x)
-
-
-class _Emit(Condition):
-    """Emit the draws and record them; score nothing."""
-
-    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
-        (value,) = bind_sample(site, distribution)
-        return value, state, {site.name: value}
-
-    def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
-        return state, {}
-
-    def factor(self, site: Site, log_factor: Any, state: Any) -> tuple[Any, Records]:
-        return state, {}
-
-    def deterministic(self, site: Site, value: Any, state: Any) -> tuple[Any, Records]:
-        return state, {}
-
-
-class _Weigh(Handler):
-    """The log density of given draws and the log of the scores, apart."""
-
-    def start(self) -> dict[str, jax.Array]:
-        """The state at the start of a run."""
-        zero = jnp.zeros((), jnp.result_type(float))
-        return {"log_draws": zero, "log_weight": zero}
-
-    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
-        if value is None:
-            raise ModelError(
-                f"Site {site.label} stands inside a while loop, whose number of iterations is not known, so its draws "
-                "cannot be scored. Use lax.scan or lax.fori_loop with fixed bounds."
-            )
-        return value, _added(state, "log_draws", log_probability(site, distribution, value)), {}
-
-    def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
-        return _added(state, "log_weight", log_density(distribution, value)), {}
-
-    def factor(self, site: Site, log_factor: Any, state: Any) -> tuple[Any, Records]:
-        return _added(state, "log_weight", jnp.sum(jnp.asarray(log_factor))), {}
-
-
-def _added(state: Any, which: str, log_factor: Any) -> Any:
-    old = state[which]
-    return {**state, which: jnp.where(old == -jnp.inf, old, old + jnp.asarray(log_factor).astype(old.dtype))}
-
-
-def log_probability(site: Site, distribution: Any, value: jax.Array) -> jax.Array:
-    """Log density of a draw, of ancestors too: as a function of the weights that is what the score estimator needs.
-
-    Raises:
-        ModelError: ancestors of a scheme whose probabilities are not implemented.
-    """
-    if not isinstance(distribution, Ancestors):
-        return log_density(distribution, value)
-    if not isinstance(distribution, Multinomial):
-        raise ModelError(
-            f"Site {site.label}: {type(distribution).__name__} ancestors of an algorithm inside of the program have no "
-            "density here. Use resample='multinomial'."
-        )
-    log_weights = distribution.log_weights
-    alive = jnp.max(log_weights, axis=-1, keepdims=True) > -jnp.inf  # else ancestors are themselves, for sure
-    safe = jnp.where(alive, log_weights, jnp.zeros_like(log_weights))
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(safe, axis=-1), value, axis=-1)
-    return jnp.sum(jnp.where(alive, chosen, jnp.zeros_like(chosen)))
 
 
 class _Pathwise(Forward):

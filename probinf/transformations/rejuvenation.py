@@ -26,7 +26,7 @@ from probinf.transformations.targets import Prefix, Tempered
 from probinf.transformations.traces import Trace, Traced
 
 
-def _increment(old: jax.Array, new: jax.Array) -> jax.Array:
+def increment(old: jax.Array, new: jax.Array) -> jax.Array:
     """New - old, and -inf wherever the weight is gone."""
     return jnp.where(new == -jnp.inf, -jnp.inf, new - jnp.where(old == -jnp.inf, 0, old))
 
@@ -44,7 +44,7 @@ class _Rejuvenated:
         def layer(trace: Trace, c: jax.Array) -> tuple[Trace, None]:
             stop = c + 1
             new = target.replay(trace.slots, stop)
-            bind_factor(Site(""), _increment(trace.log_weight, new.log_weight))
+            bind_factor(Site(""), increment(trace.log_weight, new.log_weight))
             new, _ = self.kernel.step(Prefix(target, stop, c if self.freeze else None), new)
             return new, None
 

@@ -50,7 +50,7 @@ class Trace:
     log_weight: Any  # a scalar array; JAX rebuilds states around placeholders of other types
 
 
-class _Named(Condition):
+class Named(Condition):
     """Give the draws that an algorithm makes for itself a name, so that they have a place in the trace."""
 
     def __init__(self) -> None:
@@ -214,7 +214,7 @@ class Traced:
     def __init__(self, program: Program, *, values: Iterable[str] = (), randomness: Randomness | None = None) -> None:
         self.program, self.randomness, self.values = program, randomness or Keys(), frozenset(values)
         self._labelled: Staged = restage(
-            program.name, lambda ops: program.staged.run(ops, _Named(), (), {})[0], program.operands
+            program.name, lambda ops: program.staged.run(ops, Named(), (), {})[0], program.operands
         )
         self.operands = jax.tree.map(jnp.asarray, program.operands)
         self.table: dict[str, Place] = {}

@@ -27,6 +27,7 @@ from probinf.transformations.marginalising import marginalise
 from probinf.transformations.randomness import Ticks
 from probinf.transformations.rejuvenation import rejuvenated, tempered
 from probinf.transformations.resampling import SCHEMES
+from probinf.transformations.suspension import suspend
 from probinf.transformations.traces import Traced
 from probinf.transformations.translation import reweight_move, translate
 from probinf.validity.programs import DATA, PROGRAMS
@@ -222,6 +223,22 @@ def transformations() -> Iterator[Transformation]:
         lambda p: rejuvenated(p, redraw(), freeze=True, randomness=TICKS),
         exact,
         SCANS,
+        ticked,
+    )
+    two_layers = ("hidden_markov", "timed_factor", "zero_weights", "no_mass")
+    yield Transformation("suspend, finish", lambda p: suspend(p, randomness=TICKS).finish(), exact, SCANS, ticked)
+    yield Transformation(
+        "suspend, advance, finish",
+        lambda p: suspend(p, randomness=TICKS).advance().advance().advance().finish(),
+        exact,
+        two_layers,
+        ticked,
+    )
+    yield Transformation(
+        "suspend, advance, move, finish",
+        lambda p: suspend(p, randomness=TICKS).advance().hoist_first(redraw()).finish(),
+        exact,
+        two_layers,
         ticked,
     )
     ladder = (0.3, 1.0)
