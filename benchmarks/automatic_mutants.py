@@ -87,18 +87,19 @@ class Change:
         return (text[: self.start] + self.after.encode() + text[self.start + size :]).decode()
 
     @property
+    def place(self) -> str:
+        """File and line."""
+        return f"probinf/{self.module.replace('.', '/')}.py:{self.line}"
+
+    @property
     def identity(self) -> str:
-        """What the table of equivalent mutants knows it by: independent of line numbers."""
-        return f"{self.module}: {squeezed(self.before)} -> {squeezed(self.after)}"
+        """What the table of equivalent mutants knows it by: the line before and after, without its number."""
+        line = source_of(self.module).splitlines()[self.line - 1].strip()
+        return f"{self.module}: {line} => {self.mutated_line()}"
 
     def mutated_line(self) -> str:
         """The line of the change as it stands in the mutant."""
         return self.source().splitlines()[self.line - 1].strip()
-
-
-def squeezed(text: str) -> str:
-    """The text on one line, white space as single blanks."""
-    return " ".join(text.split())
 
 
 class _Finder:

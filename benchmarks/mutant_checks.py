@@ -487,12 +487,22 @@ POPULATION = [
 ]
 REFERENCES = [Check(MATRIX, f) for f in moves.REFERENCES]
 RESAMPLING = [*(Check(HALVES, f) for f in halves.RESAMPLING), *POPULATION[:4], Check(HALVES, weights_and_history)]
-CONDITIONAL = [Check(LAW, f) for f in halves.CONDITIONAL]
+CONDITIONAL = [
+    Check(LAW, halves.conditional_tables),
+    Check(LAW, halves.conditional_systematic_on_a_grid),
+    Check(STATISTICAL, halves.conditional_draws),
+    Check(STATISTICAL, halves.conditional_lanes),
+]
 TRACES = [
     *(Check(MEASURE, f) for f in traces.MEASURES),
     *(Check(HALVES, f) for f in traces.HALVES),
+    Check(STATISTICAL, traces.continuous_values),
 ]
-KERNELS = [Check(MATRIX, f) for f in moves.KERNELS] + [Check(HALVES, f) for f in moves.HALVES]
+KERNELS = [
+    *(Check(MATRIX, f) for f in moves.KERNELS),
+    *(Check(HALVES, f) for f in moves.HALVES),
+    Check(STATISTICAL, moves.steps_of_a_random_walk),
+]
 REJUVENATION = [
     Check(MEASURE, moved_between_scores),
     Check(MEASURE, moved_up_a_ladder),
@@ -508,12 +518,12 @@ BY_MODULE: dict[str, list[Check]] = {
     "transformations.population": [*POPULATION, *REFERENCES],
     "transformations.resampling": [*RESAMPLING, *CONDITIONAL[:1]],
     "transformations.conditional": [*CONDITIONAL, *REFERENCES],
-    "transformations.ancestor_sampling": [*(Check(LAW, f) for f in moves.ANCESTORS), *REFERENCES],
+    "transformations.ancestor_sampling": [Check(LAW, moves.exchanges), *REFERENCES],
     "transformations.collapsing": COLLAPSING,
     "transformations.importance": [Check(MEASURE, guided)],
     "transformations.rejuvenation": REJUVENATION,
     "transformations.traces": [*TRACES, *KERNELS[:2], Check(MEASURE, moved_between_scores)],
-    "transformations.targets": [*TRACES, *KERNELS, *REJUVENATION, *REFERENCES[:1]],
+    "transformations.targets": [KERNELS[2], *REJUVENATION, *TRACES, *KERNELS[:2], *REFERENCES[:1]],
     "kernels.kernel": [*KERNELS, Check(MATRIX, moves.particle_marginal)],
     "kernels.trace_moves": KERNELS,
     "kernels.particle_moves": REFERENCES,

@@ -371,7 +371,7 @@ def particle_marginal() -> str | None:
 
 
 KERNELS = [kernels_on_units, kernels_on_values, parts_of_targets, accept_steps]
-HALVES = [rates_reported, places_with_keys, steps_of_a_random_walk]
+HALVES = [rates_reported, places_with_keys]
 
 
 # -- conditional populations ------------------------------------------------------------------------------------------
@@ -423,10 +423,7 @@ def conditional_populations() -> str | None:
                     return found
         kernel = conditional_smc(2, threshold=1.0, ancestor_sampling=sampling)
         programs = [long_memory(THREE), weighed_before(THREE[:2])]
-        programs += [
-            PROGRAMS[n]
-            for n in ("hidden_markov", "static_parameter", "branch_in_loop", "reversed_loop")
-        ]
+        programs += [PROGRAMS[n] for n in ("hidden_markov", "static_parameter", "branch_in_loop", "reversed_loop")]
         if not sampling:
             programs.append(PROGRAMS["random_inputs"])
         for program in programs:
@@ -547,7 +544,6 @@ def exchanges() -> str | None:
     return None
 
 
-ANCESTORS = [exchanges, mobility_of_references]
 REFERENCES = [
     mobility_of_references,
     conditional_populations,

@@ -289,5 +289,4 @@ HALVES = [
     numbers_of_scores,
     traces_of_while_loops,
     places_of_an_algorithm,
-    continuous_values,
 ]

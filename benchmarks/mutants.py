@@ -63,12 +63,17 @@ def examined(module: str, source: str | None, seconds: float, own: Any = None, f
     return result
 
 
-def seeded_faults(*, quick: bool, seconds: float) -> list[dict[str, Any]]:
-    """The kill matrix of the catalogue; on a quick run every `QUICK`-th of it."""
+def seeded_faults(*, quick: bool, seconds: float, known: dict[str, Any]) -> list[dict[str, Any]]:
+    """The kill matrix of the catalogue; on a quick run every `QUICK`-th of it. `known` rows are not run again."""
     print(f"{'fault':<56} {'E[Zhat]/Z-1':>11} {'measure/Z':>10}  killed by", flush=True)
     rows = []
     for mutant in MUTANTS[::QUICK] if quick else MUTANTS:
-        own = (mutant.program, mutant.scheme, mutant.threshold) if mutant.module in (P, R) and not mutant.first else None
+        if mutant.name in known:
+            rows.append(known[mutant.name])
+            continue
+        own = (
+            (mutant.program, mutant.scheme, mutant.threshold) if mutant.module in (P, R) and not mutant.first else None
+        )
         result = examined(mutant.module, mutant.source(), seconds, own, mutant.first)
         rows.append({"fault": mutant.name, "module": mutant.module, **result})
         numbers = ["-" if result[k] is None else f"{result[k]:+.1%}" for k in ("evidence", "measure")]
@@ -77,15 +82,20 @@ def seeded_faults(*, quick: bool, seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
-def automatic_faults(count: int, seed: int, seconds: float, until: float) -> list[dict[str, Any]]:
-    """A sample of the automatic mutants, as far as the time reaches."""
+def automatic_faults(
+    count: int, seed: int, seconds: float, until: float, known: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """A sample of the automatic mutants, as far as the time reaches. `known` rows are judged again and not run again."""
     rows = []
     for change in sampled(count, seed):
+        if row := known.get((change.place, change.mutated_line())):
+            rows.append({**row, "change": change.identity, "verdict": _verdict(change, row)})
+            continue
         if time.monotonic() > until:
             break
         result = examined(change.module, change.source(), seconds)
         verdict = _verdict(change, result)
-        place = f"probinf/{change.module.replace('.', '/')}.py:{change.line}"
+        place = change.place
         rows.append({"place": place, "rule": change.rule, "change": change.identity, "verdict": verdict, **result})
         rows[-1]["line"] = change.mutated_line()
         by = f"{result['tier']}: {result['check']}" if result["tier"] else EQUIVALENT.get(change.identity, "")
@@ -117,7 +127,11 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--minutes", type=float, default=600.0, help="start no automatic mutant after so long")
     options.add_argument("--cache", type=Path, help="folder that keeps compiled code for the next run")
     options.add_argument("--trust", action="store_true", help="do not run the checks on the unchanged library first")
+    options.add_argument("--resume", action="store_true", help="go on with the file of --json: the same source only")
     chosen = options.parse_args(argv)
+    before: dict[str, Any] = {"seeded": [], "automatic": []}
+    if chosen.resume:
+        before = json.loads(chosen.json.read_text())
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as cache:
         prepare(chosen.cache or Path(cache))
@@ -127,10 +141,13 @@ def main(argv: list[str] | None = None) -> int:
                 if result["tier"]:
                     raise SystemExit(f"the library itself fails: {module}: {result}")
             print(f"the library itself passes every check ({time.monotonic() - begin:.0f} s)", flush=True)
-        faults = seeded_faults(quick=chosen.quick, seconds=chosen.seconds)
+        faults = seeded_faults(
+            quick=chosen.quick, seconds=chosen.seconds, known={row["fault"]: row for row in before["seeded"]}
+        )
         middle = time.monotonic()
         count = min(chosen.automatic, 4) if chosen.quick else chosen.automatic
-        made = automatic_faults(count, chosen.seed, chosen.seconds, begin + 60 * chosen.minutes)
+        known = {(row["place"], row["line"]): row for row in before["automatic"]}
+        made = automatic_faults(count, chosen.seed, chosen.seconds, begin + 60 * chosen.minutes, known)
     end = time.monotonic()
     alive = [row["fault"] for row in faults if not row["tier"]]
     verdicts = collections.Counter(row["verdict"] for row in made)

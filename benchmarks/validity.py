@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 
+import probinf as pi
 import smc.compositions as compositions
 from benchmarks import record
 from benchmarks.four_models import lines_of_code
@@ -24,7 +27,7 @@ from probinf.validity.random_programs import random_program
 from probinf.validity.report import Report
 from probinf.validity.validate import validate
 
-GROUPS = ("suite", "random", "routes", "lines")
+GROUPS = ("lines", "rates", "random", "suite", "routes")
 
 
 def suite(quick: bool, seed: int) -> Iterator[Row]:
@@ -101,6 +104,66 @@ def routes(quick: bool, seed: int) -> Iterator[Row]:
         )
 
 
+def rates(quick: bool, seed: int) -> Iterator[Row]:
+    """How errors fall with the number of particles, against the Kalman filter: slopes of log error on log N."""
+    ys, exact, mean = _local_level(25)
+    sizes = [2**k for k in (range(6, 9) if quick else range(6, 13))]
+    num_runs = 50 if quick else 400
+
+    @pi.model
+    def local_level(ys: Any) -> Any:
+        def step(x: Any, y: Any) -> Any:
+            x = pi.sample("x", dist.Normal(x, 0.7))
+            pi.observe("y", dist.Normal(x, 1.0), y)
+            return x, None
+
+        return jax.lax.scan(step, jnp.zeros(()), ys)[0]
+
+    program = local_level(ys)
+    variances, errors = [], []
+    began = time.perf_counter()
+    for num in sizes:
+        run = jax.jit(lambda key, n=num: _evidence_and_mean(pi.population(program, n, threshold=0.5), key))
+        log_z, means = jax.lax.map(run, jax.random.split(jax.random.key(seed), num_runs))
+        ratio = np.exp(np.asarray(log_z) - exact)
+        variances.append(ratio.var(ddof=1))
+        errors.append(np.sqrt(np.mean((np.asarray(means) - mean) ** 2)))
+    for what, series, expected in (
+        ("relative variance of the evidence", variances, -1.0),
+        ("error of the mean", errors, -0.5),
+    ):
+        slope = float(np.polyfit(np.log(sizes), np.log(series), 1)[0])
+        yield Row(
+            f"{what} against the number of particles: distance of the slope from {expected:g}",
+            abs(slope - expected),
+            "exponent",
+            0.15,
+            peer=f"slope {slope:.3f}, N = {sizes[0]} to {sizes[-1]}, {num_runs} runs each; from {series[0]:.3g} to "
+            f"{series[-1]:.3g}",
+            n=num_runs * len(sizes),
+            seconds=time.perf_counter() - began,
+        )
+
+
+def _evidence_and_mean(algorithm: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    population = algorithm.run(key)[0]
+    weights = jax.nn.softmax(population.log_weights)
+    return population.log_evidence, jnp.sum(weights * population.particles)
+
+
+def _local_level(length: int) -> tuple[jax.Array, float, float]:
+    """A simulated series, its exact log evidence and last filtered mean."""
+    rng = np.random.default_rng(5)
+    ys = np.cumsum(0.7 * rng.normal(size=length)) + rng.normal(size=length)
+    mean, variance, total = 0.0, 0.0, 0.0
+    for y in ys:
+        variance += 0.49
+        spread = variance + 1.0
+        total += -0.5 * (np.log(2 * np.pi * spread) + (y - mean) ** 2 / spread)
+        mean, variance = mean + variance / spread * (y - mean), variance / spread
+    return jnp.asarray(ys), total, mean
+
+
 def lines() -> Iterator[Row]:
     """Lines of code of the composed algorithms: a screen or less each."""
     for name in ("marginal", "pmmh", "pimh", "particle_gibbs", "smc_squared", "ibis"):
@@ -129,6 +192,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
             record.write(args.json, "validity", args.quick, rows)
 
     add("lines", "lines of code", lines)
+    add("rates", "rates", lambda: rates(args.quick, args.seed), 0.15)
     add("random", "random programs", lambda: random_programs(args.quick, args.seed), 0.0)
     add("suite", "what ships", lambda: suite(args.quick, args.seed), 0.0)
     add("routes", "four routes", lambda: routes(args.quick, args.seed), 1.0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +147,7 @@ class _Replayer(Evaluator):
         cond_consts, body_consts = operands[:n_cond], operands[n_cond : n_cond + n_body]
         inside = {s.name for c in (test, body) for s in sites_of(c.jaxpr)}
         mine = {n: v for n, v in values.items() if n in inside}
-        randomness = self.handler.randomness  # type: ignore[attr-defined]
+        randomness = cast(Replay, self.handler).randomness
 
         def decide(inner: list, st: Any, i: Any) -> tuple[Any, Any]:
             now = {n: randomness.fold(v, i) for n, v in mine.items()}
