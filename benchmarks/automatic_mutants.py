@@ -71,6 +71,7 @@ class Change:
         before: the source that is replaced.
         after: what stands there instead.
         start: offset of `before` in the module's source, in bytes.
+        function: the innermost function around it.
     """
 
     module: str
@@ -79,6 +80,7 @@ class Change:
     before: str
     after: str
     start: int
+    function: str
 
     def source(self) -> str:
         """The module's source with the change."""
@@ -93,9 +95,9 @@ class Change:
 
     @property
     def identity(self) -> str:
-        """What the table of equivalent mutants knows it by: the line before and after, without its number."""
+        """What the table of equivalent mutants knows it by: the function, and the line before and after."""
         line = source_of(self.module).splitlines()[self.line - 1].strip()
-        return f"{self.module}: {line} => {self.mutated_line()}"
+        return f"{self.module}.{self.function}: {line} => {self.mutated_line()}"
 
     def mutated_line(self) -> str:
         """The line of the change as it stands in the mutant."""
@@ -111,6 +113,7 @@ class _Finder:
         for line in self.text.encode().splitlines(keepends=True):
             self.lines.append(self.lines[-1] + len(line))
         self.found: list[Change] = []
+        self.functions = [""]
 
     def span(self, node: ast.AST) -> tuple[int, int]:
         start = self.lines[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
@@ -126,7 +129,7 @@ class _Finder:
             after = ast.unparse(ast.fix_missing_locations(new))
             after = after if isinstance(new, ast.Constant | ast.Call | ast.stmt) else f"({after})"
         if after != before:
-            self.found.append(Change(self.module, node.lineno, rule, before, after, start))  # type: ignore[attr-defined]
+            self.found.append(Change(self.module, node.lineno, rule, before, after, start, self.functions[-1]))  # type: ignore[attr-defined]
 
     # -- walking ------------------------------------------------------------------------------------------------------
 
@@ -140,7 +143,9 @@ class _Finder:
                 return
             a = node.args
             arguments = [x.arg for x in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if x is not None]
+            self.functions.append(node.name)
             self.body(node.body, {*bound, *arguments})
+            self.functions.pop()
             bound.add(node.name)
         elif isinstance(node, ast.ClassDef):
             self.body([s for s in node.body if isinstance(s, ast.FunctionDef)], set())

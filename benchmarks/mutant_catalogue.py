@@ -51,7 +51,7 @@ C, A = "transformations.conditional", "transformations.ancestor_sampling"
 L, G, J = "transformations.collapsing", "transformations.importance", "transformations.rejuvenation"
 T, S = "transformations.traces", "transformations.targets"
 K, M, Q = "kernels.kernel", "kernels.trace_moves", "kernels.particle_moves"
-I, H = "kernels.involutive", "language.handlers"
+V, H = "kernels.involutive", "language.handlers"
 
 MUTANTS = [
     Mutant(
@@ -135,7 +135,8 @@ MUTANTS = [
     Mutant("the reference is not kept by resampling", P, "if self.reference is not None:\n                chosen",
            "if False:\n                chosen", first="conditional_populations"),
     Mutant("the reference is drawn anew", P, "return Many(jnp.concatenate([own, bind_sample(Site(\"\"), law)[0]]))",
-           "return Many(jnp.concatenate([bind_sample(Site(\"\"), law)[0][:1], bind_sample(Site(\"\"), law)[0]]))", first="mobility_of_references"),
+           "return Many(jnp.concatenate([bind_sample(Site(\"\"), law)[0][:1], bind_sample(Site(\"\"), law)[0]]))",
+           first="mobility_of_references"),
     Mutant("the reference weighs its joint density", P,
            'return [self.draw(p, operands[: p["count"]])], state, None, {}',
            'value = self.draw(p, operands[: p["count"]])\n'
@@ -145,14 +146,16 @@ MUTANTS = [
            '                state = State(state.log_weights.at[0].add(extra), state.log_evidence)\n'
            '            return [value], state, None, {}', first="mobility_of_references"),
     Mutant("a shared site is drawn for each particle", P,
-           "return known if known is not None else bind_sample(site, distribution_of(p, leaves))[0]", "pass", first="shared_sites"),
+           "return known if known is not None else bind_sample(site, distribution_of(p, leaves))[0]", "pass",
+           first="shared_sites"),
     Mutant("a shared site is drawn though the reference has it", P,
            "return known if known is not None else bind_sample(site, distribution_of(p, leaves))[0]",
            "return bind_sample(site, distribution_of(p, leaves))[0]", first="seldom_resampled_references"),
     Mutant("the exchanged past keeps its old weights", P, "st = State(st.log_weights[swapped], st.log_evidence)",
            "pass", first="mobility_of_references"),
     Mutant("the exchange is missing in the genealogy", P,
-           "ancestors = swapped if ancestors is None else _take(swapped, ancestors)", "pass", first="mobility_of_references"),
+           "ancestors = swapped if ancestors is None else _take(swapped, ancestors)", "pass",
+           first="mobility_of_references"),
     Mutant("ancestor sampling without weights", P, "exchange(st.log_weights + self.each(future, seen))",
            "exchange(self.each(future, seen))", first="mobility_of_references"),
     Mutant("ancestor sampling without the future", P, "exchange(st.log_weights + self.each(future, seen))",
@@ -224,10 +227,11 @@ MUTANTS = [
     Mutant("the Jacobian of unconstrained values is forgotten", T,
            "jnp.asarray(transform.log_abs_det_jacobian(value, constrained))",
            "0 * jnp.asarray(transform.log_abs_det_jacobian(value, constrained))"),
-    Mutant("a trace stops one score late", T, 'jnp.where(state["count"] < self.stop', 
+    Mutant("a trace stops one score late", T, 'jnp.where(state["count"] < self.stop',
            'jnp.where(state["count"] <= self.stop'),
     Mutant("ages are off by one", T, 'return {site.name: state["count"]}', 'return {site.name: state["count"] + 1}'),
-    Mutant("iterations of a while loop share their unit", T, "now = {n: randomness.fold(v, i) for n, v in mine.items()}",
+    Mutant("iterations of a while loop share their unit", T,
+           "now = {n: randomness.fold(v, i) for n, v in mine.items()}",
            "now = dict(mine)"),
     Mutant("the prior is tempered too", S, "return Trace(dict(slots), log_prior + tempered)",
            "return Trace(dict(slots), self.exponent * log_prior + tempered)"),
@@ -278,7 +282,8 @@ MUTANTS = [
            "            state = target.replay({**state.slots, **fresh})", first="particle_marginal"),
     Mutant("a block moves everything", K, "return {n: p for n, p in self.whole.table.items() if n in self.names}",
            "return self.whole.table", first="parts_of_targets"),
-    Mutant("frozen places are moved", K, "slots if protect is None else protect(state.slots, slots)", "slots", first="parts_of_targets"),
+    Mutant("frozen places are moved", K, "slots if protect is None else protect(state.slots, slots)", "slots",
+           first="parts_of_targets"),
     Mutant("Gibbs by the prior alone", M, "candidates.log_weight, -jnp.inf)",
            "jax.vmap(lambda s: target.prior_and_score(s)[0])(candidates.slots), -jnp.inf)"),
     Mutant("Gibbs counts the padding", M, "jnp.where(jnp.arange(most, dtype=jnp.int32) < count, candidates.log_weight",
@@ -291,15 +296,17 @@ MUTANTS = [
            "jnp.zeros((), jnp.int32)"),
     Mutant("refreshing touches what a score has seen", M, "late = ages[name] >= target.stop",
            "late = ages[name] >= target.stop - 1"),
-    Mutant("the path is chosen evenly", Q, "jax.nn.softmax(final.log_weights)", "jax.nn.softmax(0 * final.log_weights)"),
-    Mutant("fixed parameters are moved", Q, "shared=frozenset(fixed)", "shared=frozenset()", first="seldom_resampled_references"),
+    Mutant("the path is chosen evenly", Q, "jax.nn.softmax(final.log_weights)",
+           "jax.nn.softmax(0 * final.log_weights)"),
+    Mutant("fixed parameters are moved", Q, "shared=frozenset(fixed)", "shared=frozenset()",
+           first="seldom_resampled_references"),
     # -- involutions
-    Mutant("no proposal ratio", I, "total = there - here + self.log_det(position, values)",
+    Mutant("no proposal ratio", V, "total = there - here + self.log_det(position, values)",
            "total = self.log_det(position, values)"),
-    Mutant("no Jacobian", I, "total = there - here + self.log_det(position, values)", "total = there - here"),
-    Mutant("the Jacobian of the reverse move", I, "total = there - here + self.log_det(position, values)",
+    Mutant("no Jacobian", V, "total = there - here + self.log_det(position, values)", "total = there - here"),
+    Mutant("the Jacobian of the reverse move", V, "total = there - here + self.log_det(position, values)",
            "total = there - here - self.log_det(position, values)"),
-    Mutant("the proposal ratio upside down", I, "total = there - here + self.log_det(position, values)",
+    Mutant("the proposal ratio upside down", V, "total = there - here + self.log_det(position, values)",
            "total = here - there + self.log_det(position, values)"),
 ]  # fmt: skip
 QUICK = 8

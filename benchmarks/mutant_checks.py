@@ -28,6 +28,7 @@ from probinf.transformations.collapsing import collapse, push_evidence, resize
 from probinf.transformations.importance import importance
 from probinf.transformations.population import Many, Resampling, State, population_frame
 from probinf.transformations.rejuvenation import rejuvenated, tempered
+from probinf.transformations.traces import Traced
 from probinf.validity.measures import atoms, discrepancy
 from probinf.validity.programs import DATA, PROGRAMS, hidden_markov, number
 from probinf.validity.shipped import FEW, TICKS, guide_markov, guide_static, ticked
@@ -282,6 +283,40 @@ def names_of_a_population() -> str | None:
     return None
 
 
+@model
+def quiet_branch():
+    """A random branch that draws and does not score, then a score."""
+    a = pi.sample("a", dist.Bernoulli(0.4))
+    b = jax.lax.cond(a == 1, lambda: pi.sample("b", dist.Bernoulli(0.3)), lambda: jnp.zeros((), jnp.int64) + 1)
+    pi.factor("f", -0.4 * number(b))
+    return a, b
+
+
+def suspensions_of_a_population() -> str | None:
+    """It resamples after every score and nowhere else: the number of draws of ancestors, none at threshold zero."""
+    counts = {
+        "hidden_markov": 1,
+        "random_branch": 2,
+        "unequal_factors": 2,
+        "loop_in_branch": 2,
+        "branch_in_loop": 1,
+        "two_scores_in_a_call": 2,
+        "timed_factor": 1,
+        "wrapped_calls": 2,
+        "early_termination": 2,
+        "counted_while": 1,
+        "nested_loops": 1,
+        "score_before_draws": 2,
+    }
+    for program, expected in ((quiet_branch(), 1), *((ALL[n], c) for n, c in counts.items())):
+        for threshold in (0.0, 0.5, 1.0):
+            places = Traced(population(program, 2, threshold=threshold)).table
+            found = sum(n.startswith("#") for n in places)
+            if found != (expected if threshold > 0 else 0):
+                return f"population({program.name}) resamples at {found} places for {expected}"
+    return None
+
+
 def resampled_before_a_step() -> str | None:
     """An existing population, resampled before, after, or not at all during one more step."""
 
@@ -483,6 +518,7 @@ POPULATION = [
     Check(MEASURE, independent_particles),
     Check(HALVES, weights_and_history),
     Check(HALVES, names_of_a_population),
+    Check(HALVES, suspensions_of_a_population),
     Check(MEASURE, resampled_before_a_step),
 ]
 REFERENCES = [Check(MATRIX, f) for f in moves.REFERENCES]

@@ -277,7 +277,7 @@ def rates_reported() -> str | None:
     chosen = with_key(lambda: _read(mix(half, full), target, state), jax.random.key(0))
     if (float(chosen[0]), float(chosen[1])) not in ((1.0, 0.5), (10.0, 1.0)):
         return "mix reports another kernel's rate"
-    table = {n: None for n in ("a", "#1", "#2", "b")}
+    table = dict.fromkeys(("a", "#1", "#2", "b"))
     holder = dataclasses.make_dataclass("Holder", ["table"])(table)
     if selected(holder, ("#*",)) != {"#1", "#2"} or selected(holder, ("a", "b")) != {"a", "b"}:
         return f"'#*' selects {selected(holder, ('#*',))}"

@@ -85,7 +85,7 @@ def seeded_faults(*, quick: bool, seconds: float, known: dict[str, Any]) -> list
 def automatic_faults(
     count: int, seed: int, seconds: float, until: float, known: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """A sample of the automatic mutants, as far as the time reaches. `known` rows are judged again and not run again."""
+    """A sample of the automatic mutants, as far as the time reaches; `known` rows are judged and not run again."""
     rows = []
     for change in sampled(count, seed):
         if row := known.get((change.place, change.mutated_line())):
@@ -146,7 +146,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         middle = time.monotonic()
         count = min(chosen.automatic, 4) if chosen.quick else chosen.automatic
-        known = {(row["place"], row["line"]): row for row in before["automatic"]}
+        # What survived is run again: the checks may have grown since.
+        known = {(row["place"], row["line"]): row for row in before["automatic"] if row["verdict"] != "survived"}
         made = automatic_faults(count, chosen.seed, chosen.seconds, begin + 60 * chosen.minutes, known)
     end = time.monotonic()
     alive = [row["fault"] for row in faults if not row["tier"]]

@@ -109,9 +109,9 @@ def test_frozen_places_are_not_moved():
 
 @pytest.mark.parametrize("scheme", ["multinomial", "systematic", "stratified", "residual"])
 @pytest.mark.parametrize("ancestor_sampling", [False, True])
-@pytest.mark.parametrize("name", ["hidden_markov", "static_parameter", "branch_in_loop"])
+@pytest.mark.parametrize("name", ["hidden_markov", "static_parameter", "branch_in_loop", "random_inputs"])
 def test_conditional_smc_keeps_the_assignments(name, scheme, ancestor_sampling):
-    """With a particle-specific parameter (static_parameter) the future is the whole rest of the loop."""
+    """With a parameter or inputs of each particle's own the future is the whole rest of the loop."""
     kernel = pi.conditional_smc(2, resample=scheme, threshold=1.0, ancestor_sampling=ancestor_sampling)
     assert_keeps(kernel, pi.Assigned(PROGRAMS[name]), assignments(PROGRAMS[name]))
 

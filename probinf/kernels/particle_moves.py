@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from probinf.claims import Claim
-from probinf.errors import ArgumentError
+from probinf.errors import ArgumentError, ModelError
 from probinf.kernels.kernel import Info, Kernel, emit
 from probinf.transformations.algorithms import check_particles, recorded
 from probinf.transformations.population import Reference, Resampling, run_population
@@ -55,6 +55,12 @@ def conditional_smc(
         program = recorded(target.program)
         old = target.values_of(state.slots)
         latent = [s.name for s in target.program.staged.latent()]
+        for name in latent:
+            if name not in old:
+                raise ModelError(
+                    f"conditional_smc: site {name!r} stands inside a while loop, so a path has no single value for it. "
+                    "Use lax.scan, or pi.trace_mh(), which redraws."
+                )
         path = Reference({n: old[n] for n in latent}, ancestor_sampling)
         leaves = jax.tree.leaves(program.operands)
         outs, final, _ = run_population(program.staged.closed, leaves, num_particles, rule, path)

@@ -381,7 +381,7 @@ class _Walker:
         resamples = sampling or (self.suspend and self.resampling.threshold > 0 and may_score(body.jaxpr))
         inside = {s.name for s in sites_of(body.jaxpr)} if self.reference is not None else set()
         path = {} if self.reference is None else {n: v for n, v in self.reference.values.items() if n in inside}
-        is_markov = sampling and is_markov_loop(eqn, random, has_random_consts=bool(moving_consts))
+        is_markov = sampling and is_markov_loop(eqn, random, has_random_inputs=bool(moving_consts or random_xs))
         ys_needed = needed[n_carry:]
         out_flags: list[bool] = []
         # Per-step ancestors re-align stacked outputs; their composition is carried only where something needs it.

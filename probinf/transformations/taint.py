@@ -108,10 +108,10 @@ def random_loop(
     return _while_flags(test, body, cond_consts, body_consts, init, shared)
 
 
-def is_markov_loop(eqn: Any, random: list[bool], *, has_random_consts: bool) -> bool:
+def is_markov_loop(eqn: Any, random: list[bool], *, has_random_inputs: bool) -> bool:
     """Whether what a loop carries from one iteration to the next depends on that iteration's draws alone."""
     plan = independent_iterations(eqn, lambda _: True)
-    if plan is None or has_random_consts or len(plan.rounds) > 1:
+    if plan is None or has_random_inputs or len(plan.rounds) > 1:
         return False
     return not any(random[i] for i in (*plan.constant, *plan.sequential))
 

@@ -24,6 +24,7 @@ from probinf.validity.report import Check, Report
 EXACT = 1e-12  # times the sum of absolute path weights
 KERNEL = 1e-13  # of the total mass
 _MOST_STATES = 64
+_FEW_STATES = 9  # three ticks where they are cheap
 
 
 def validate(
@@ -149,7 +150,8 @@ def check_on(kernel: Kernel, target: Traced, name: str) -> Iterator[Check]:
 
 def _targets(kernel: Kernel, program: Program) -> Iterator[tuple[Any, Any]]:
     if kernel.space == "assignments":
-        yield Assigned(program), assignments(program)
+        if not any(None in s.loops for s in program.staged.latent()):  # such sites have no single value
+            yield Assigned(program), assignments(program)
         return
     always = [s.name for s in program.staged.latent() if not s.branches and None not in s.loops]
     for values in ((), tuple(always)) if always else ((),):
@@ -159,7 +161,7 @@ def _targets(kernel: Kernel, program: Program) -> Iterator[tuple[Any, Any]]:
             except ModelError:
                 continue
             units = sum(p.count for p in target.table.values() if p.holds == "unit")
-            if count**units <= _MOST_STATES:
+            if count**units <= (_MOST_STATES if count == 2 else _FEW_STATES):
                 yield target, all_slots(target)
             if not units:
                 break
@@ -170,7 +172,9 @@ def assignments(program: Program) -> dict[str, np.ndarray]:
     law = enumerate_program(recorded(program))
     possible = np.isfinite(law.log_weights)
     values = {s.name: np.asarray(law.values[s.name])[possible] for s in program.staged.latent()}
-    rows = np.concatenate([v.reshape(possible.sum(), -1).astype(float) for v in values.values()], axis=1)
+    count = int(possible.sum())
+    flat = [v.reshape(count, int(np.prod(v.shape[1:], dtype=int))).astype(float) for v in values.values()]
+    rows = np.concatenate([np.zeros((count, 1)), *flat], axis=1)
     first = np.unique(rows, axis=0, return_index=True)[1]
     return {n: v[first] for n, v in values.items()}
 
