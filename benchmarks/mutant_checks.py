@@ -334,14 +334,17 @@ def resampled_before_a_step() -> str | None:
         pi.factor("f", -0.7 * number(x))
         return step(x)
 
-    @model
-    def stepped(threshold, first):
-        with pi.plate("n", 2):
-            x = pi.sample("x", dist.Bernoulli(0.4)).astype(jnp.int64)
-        state = State(-0.7 * number(x), jnp.zeros(()))
-        rule = Resampling(threshold=threshold)
-        outs, state = population_frame(closed, [Many(x)], state, 2, rule, resample_first=first)
-        return Population(tuple(outs), state.log_weights, state.log_evidence, {})
+    def stepped(threshold: float, first: bool) -> Program:
+        @model
+        def one_step():
+            with pi.plate("n", 2):
+                x = pi.sample("x", dist.Bernoulli(0.4)).astype(jnp.int64)
+            state = State(-0.7 * number(x), jnp.zeros(()))
+            rule = Resampling(threshold=threshold)
+            outs, state = population_frame(closed, [Many(x)], state, 2, rule, resample_first=first)
+            return Population(tuple(outs), state.log_weights, state.log_evidence, {})
+
+        return one_step()
 
     for threshold, first in ((1.0, True), (1.0, False), (0.8, True), (0.0, False)):
         program = stepped(threshold, first)

@@ -61,3 +61,16 @@ def _close_figures():
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+_tests_run = 0
+
+
+@pytest.fixture(autouse=True)
+def _bounded_memory():
+    """What hundreds of tests have compiled is let go now and then: gigabytes otherwise, in each worker."""
+    yield
+    global _tests_run
+    _tests_run += 1
+    if _tests_run % 150 == 0:
+        jax.clear_caches()
