@@ -423,9 +423,8 @@ def conditional_populations() -> str | None:
                     return found
         kernel = conditional_smc(2, threshold=1.0, ancestor_sampling=sampling)
         programs = [long_memory(THREE), weighed_before(THREE[:2])]
-        programs += [PROGRAMS[n] for n in ("hidden_markov", "static_parameter", "branch_in_loop", "reversed_loop")]
-        if not sampling:
-            programs.append(PROGRAMS["random_inputs"])
+        names = ("hidden_markov", "static_parameter", "branch_in_loop", "reversed_loop", "random_inputs")
+        programs += [PROGRAMS[n] for n in names]
         for program in programs:
             chain, found = _assigned(kernel, program)
             if found:

@@ -122,6 +122,11 @@ def test_conditional_smc_keeps_the_assignments_when_it_seldom_resamples(threshol
     assert_keeps(kernel, pi.Assigned(hidden_markov(DATA)), assignments(hidden_markov(DATA)))
 
 
+def test_conditional_smc_moves_discrete_values_of_a_traced_program():
+    target = pi.Traced(PROGRAMS["static_parameter"], values=("theta", "z"), randomness=Ticks(2))
+    assert_keeps(pi.conditional_smc(2, threshold=1.0), target)
+
+
 def test_conditional_smc_with_fixed_parameters_keeps_them():
     program = PROGRAMS["static_parameter"]
     states = assignments(program)

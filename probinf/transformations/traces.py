@@ -25,7 +25,7 @@ from probinf import _jax
 from probinf.errors import ModelError, UnknownNameError
 from probinf.language.distributions import log_density, standard_promotion
 from probinf.language.evaluate import Evaluator, Handler, Records
-from probinf.language.handlers import Condition, Unconstrain
+from probinf.language.handlers import Condition
 from probinf.language.primitives import Site, bind_sample, sample_p
 from probinf.language.program import Program
 from probinf.language.sites import SiteInfo, sites_of
@@ -302,14 +302,9 @@ class Traced:
         missing = sorted(self.values - set(values))
         if missing:
             raise ModelError(f"No value for site {missing[0]!r} to start from.")
-        handler = Unconstrain()
-        key = jax.random.key(0)
         given = {n: jnp.asarray(v) for n, v in values.items()}
-        records = self.program.staged.run(self.operands, handler, handler.start(key), given)[2]
-        return {
-            n: records[n] if jnp.issubdtype(jnp.asarray(given[n]).dtype, jnp.floating) else given[n]
-            for n in self.values
-        }
+        records = self.program.staged.run(self.operands, _ToSlots(), (), given)[2]
+        return {n: records[n] for n in self.values}
 
     def _run(self, slots: Slots, handler: Replay) -> tuple:
         closed = self._labelled.closed
@@ -320,6 +315,24 @@ class Traced:
     def num_scores(self) -> int:
         """The largest number of scores that an execution can meet; while loops count once."""
         return _most_scores(self._labelled.closed.jaxpr)
+
+
+class _ToSlots(Handler):
+    """Record given values as slots hold them: continuous ones on unconstrained space, discrete ones as they are."""
+
+    def sample(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Any, Records]:
+        if value is None:
+            raise ModelError(f"No value for site {site.label} to start from.")
+        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            return value, state, {site.name: value}
+        with standard_promotion():
+            return value, state, {site.name: jnp.asarray(dist.biject_to(distribution.support).inv(value))}
+
+    def observe(self, site: Site, distribution: Any, value: Any, state: Any) -> tuple[Any, Records]:
+        return state, {}
+
+    def factor(self, site: Site, log_factor: Any, state: Any) -> tuple[Any, Records]:
+        return state, {}
 
 
 class _Draw(Replay):
