@@ -39,6 +39,12 @@ def test_a_transformation_that_holds():
     assert [row["thing"] for row in report.summary()] == ["population(2)"]
 
 
+def test_the_callers_precision_does_not_matter():
+    with jax.enable_x64(False):
+        report = pi.validate(lambda p: pi.population(p, 2, threshold=1.0), SMALL[:1], level="exact")
+    assert report.passed
+
+
 def doubled(program):
     """Counts the evidence wrongly by a constant."""
 

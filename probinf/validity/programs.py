@@ -10,14 +10,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 
 from probinf.language import statements as pi
 from probinf.language.program import Program, model
 
-TRANSITION = jnp.array([[0.7, 0.3], [0.2, 0.8]])
-EMISSION = jnp.array([0.2, 0.9])
-DATA = jnp.array([1, 0])
+# NumPy's, in double precision whatever JAX is set to when this module is imported.
+TRANSITION = np.array([[0.7, 0.3], [0.2, 0.8]])
+EMISSION = np.array([0.2, 0.9])
+DATA = np.array([1, 0])
 
 
 def number(x: Any) -> jax.Array:
@@ -30,8 +32,8 @@ def hidden_markov(ys):
     """A two-state hidden Markov model; the path is a stacked loop output."""
 
     def step(z, y):
-        z = pi.sample("z", dist.CategoricalProbs(TRANSITION[z]))
-        pi.sample("y", dist.Bernoulli(EMISSION[z]), obs=y)
+        z = pi.sample("z", dist.CategoricalProbs(jnp.asarray(TRANSITION)[z]))
+        pi.sample("y", dist.Bernoulli(jnp.asarray(EMISSION)[z]), obs=y)
         return z, z
 
     return jax.lax.scan(step, 0, ys)[1]
@@ -267,7 +269,7 @@ def mapped_lanes():
         pi.factor("f", jnp.where(z == y, 0.0, -1.1))
         return z
 
-    zs = pi.vmap(lane)(DATA)
+    zs = pi.vmap(lane)(jnp.asarray(DATA))
     pi.factor("g", 0.3 * number(zs[0] * zs[1]))
     return zs
 
@@ -320,7 +322,7 @@ def counted_loop():
 
     def body(i, c):
         z, path = c
-        z = pi.sample("z", dist.CategoricalProbs(TRANSITION[z]))
+        z = pi.sample("z", dist.CategoricalProbs(jnp.asarray(TRANSITION)[z]))
         pi.factor("f", jnp.where(z == 1, -0.6, 0.2) * (1.0 + number(i)))
         return z, path.at[i].set(z)
 

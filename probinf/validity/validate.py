@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
+import jax
 import numpy as np
 
 from probinf.claims import Claim
@@ -61,6 +62,13 @@ def validate(
     if level not in ("exact", "statistical", "all"):
         raise ArgumentError(f"level: expected 'exact', 'statistical' or 'all', found {level!r}.")
     began = time.perf_counter()
+    # Exact means in double precision, whatever the caller's JAX is set to.
+    with jax.enable_x64(True):
+        checks = _checks(thing, programs, level, seed, name)
+    return Report(tuple(checks), time.perf_counter() - began)
+
+
+def _checks(thing: Any, programs: Iterable[Program] | None, level: str, seed: int, name: str | None) -> list[Check]:
     suite = by_size(PROGRAMS.values() if programs is None else programs)
     checks: list[Check] = []
     if isinstance(thing, Kernel):
@@ -87,7 +95,7 @@ def validate(
             f"thing: expected a kernel, an algorithm, or a function from program to program, found {thing!r} of type "
             f"{type(thing).__name__}."
         )
-    return Report(tuple(checks), time.perf_counter() - began)
+    return checks
 
 
 def by_size(programs: Iterable[Program]) -> list[Program]:
