@@ -65,8 +65,8 @@ def random_programs(quick: bool, seed: int) -> Row:
     count = 40 if quick else 2000
     began, failed, pairs = time.perf_counter(), [], set()
     for i in range(count):
-        thing = rules[(7 * i) % len(rules)]
-        report = validate(thing, [random_program(seed + i)], level="exact", name=thing.name)
+        thing, num = shipped.for_program(rules, i)
+        report = validate(thing, [random_program(seed + i, num_particles=num)], level="exact", name=thing.name)
         failed += [f"program {seed + i}, {thing.name}: {c.note}" for c in report.failures]
         pairs |= set(itertools.combinations(thing.name[len("population(") : -1].split(", "), 2))
     return Row(

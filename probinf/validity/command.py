@@ -68,10 +68,13 @@ def reports(args: argparse.Namespace) -> Iterator[Report]:
         rules = list(shipped.populations(full=True))
         for i in range(args.random):
             # Each program meets one rule in turn: sizes, schemes and thresholds are covered pairwise.
-            thing = rules[(7 * i) % len(rules)]
+            thing, num = shipped.for_program(rules, i)
             if wanted(thing.name):
                 yield validate(
-                    thing, [random_program(args.seed + i)], level="exact", name=f"{thing.name}, random programs"
+                    thing,
+                    [random_program(args.seed + i, num_particles=num)],
+                    level="exact",
+                    name=f"{thing.name}, random programs",
                 )
 
 

@@ -116,9 +116,10 @@ def random_tree(rng: np.random.Generator, draws: int = 3, scores: int = 4) -> tu
     return (("draw", 0, 0, int(rng.integers(len(PROBABILITIES)))), *_random_block(rng, budget, 2, 1, 2))
 
 
-def random_program(seed: int) -> Program:
-    """The random program of a seed."""
-    return generated(random_tree(np.random.default_rng(seed)))
+def random_program(seed: int, *, num_particles: int = 2) -> Program:
+    """The random program of a seed; a smaller one for three particles, whose ancestors have 27 times the worlds."""
+    draws, scores = (3, 4) if num_particles < 3 else (2, 2)
+    return generated(random_tree(np.random.default_rng(seed), draws, scores))
 
 
 def _random_block(rng: np.random.Generator, budget: Budget, depth: int, times: int, at_least: int) -> tuple:

@@ -171,6 +171,12 @@ def populations(*, full: bool = False) -> Iterator[Transformation]:
         yield Transformation(f"population({num}, {scheme}, {threshold:g})", apply, programs=programs)
 
 
+def for_program(rules: list[Transformation], index: int) -> tuple[Transformation, int]:
+    """The rule of populations that random program number `index` meets, and its number of particles."""
+    rule = rules[(7 * index) % len(rules)]
+    return rule, int(rule.name[len("population(")])
+
+
 def transformations() -> Iterator[Transformation]:
     """All other transformations of programs."""
     exact = Claim.EXACT
