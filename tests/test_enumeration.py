@@ -182,8 +182,8 @@ def test_unrolled_and_scanned_loops_mean_the_same():
     def unrolled(ys):
         z, path = 0, []
         for t in range(2):
-            z = pi.sample(f"z{t}", dist.Categorical(TRANSITION[z]))
-            pi.sample(f"y{t}", dist.Bernoulli(EMISSION[z]), obs=ys[t])
+            z = pi.sample(f"z{t}", dist.Categorical(jnp.asarray(TRANSITION)[z]))
+            pi.sample(f"y{t}", dist.Bernoulli(jnp.asarray(EMISSION)[z]), obs=ys[t])
             path.append(z)
         return jnp.stack(path)
 
