@@ -115,12 +115,14 @@ class _Finder:
         self.found: list[Change] = []
         self.functions = [""]
 
-    def span(self, node: ast.AST) -> tuple[int, int]:
-        start = self.lines[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
-        end = self.lines[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
+    def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        start = self.lines[node.lineno - 1] + node.col_offset
+        end = self.lines[node.end_lineno - 1] + node.end_col_offset
         return start, end
 
-    def replace(self, node: ast.AST, new: ast.AST | str, rule: str) -> None:
+    def replace(self, node: ast.expr | ast.stmt, new: ast.AST | str, rule: str) -> None:
         start, end = self.span(node)
         before = self.text.encode()[start:end].decode()
         if isinstance(new, str):
@@ -129,7 +131,7 @@ class _Finder:
             after = ast.unparse(ast.fix_missing_locations(new))
             after = after if isinstance(new, ast.Constant | ast.Call | ast.stmt) else f"({after})"
         if after != before:
-            self.found.append(Change(self.module, node.lineno, rule, before, after, start, self.functions[-1]))  # type: ignore[attr-defined]
+            self.found.append(Change(self.module, node.lineno, rule, before, after, start, self.functions[-1]))
 
     # -- walking ------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,14 @@ from benchmarks.mutant_catalogue import MUTANTS, QUICK, P, R
 from benchmarks.mutant_loading import Seeding, forked, prepare
 from benchmarks.record import Row, parser, write
 
+ROOT = Path(__file__).parent.parent
+
+
+def _said(error: Exception) -> str:
+    """What an exception says in one line, without the folder that the library stands in."""
+    first = (str(error).splitlines() or [""])[0].replace(f"{ROOT}/", "")
+    return f"raises {type(error).__name__}: {first}"[:200]
+
 
 def killed(
     module: str, source: str | None, own: tuple[str, str, float] | None = None, first: str = ""
@@ -37,7 +45,7 @@ def killed(
     try:
         import benchmarks.mutant_checks as suite
     except Exception as error:
-        return {**found, "tier": "import", "check": "import", "found": f"raises {type(error).__name__}: {error}"[:200]}
+        return {**found, "tier": "import", "check": "import", "found": _said(error)}
     try:
         if own is not None:
             found["evidence"], found["measure"] = suite.errors_of(*own)
@@ -51,7 +59,7 @@ def killed(
     except Exception as error:
         found["tier"] = found["tier"] or suite.MEASURE
         found["check"] = found["check"] or "errors_of"
-        return {**found, "found": f"raises {type(error).__name__}: {error}"[:200]}
+        return {**found, "found": _said(error)}
     return {**found, "tier": None, "check": None}
 
 
