@@ -8,9 +8,7 @@ from typing import Any
 from probinf.claims import Claim
 from probinf.kernels.kernel import Kernel, on
 from probinf.kernels.trace_moves import trace_mh, uniform_proposal
-from probinf.language.primitives import Site, bind_factor
 from probinf.language.program import Program
-from probinf.language.staging import Arguments
 from probinf.transformations.algorithms import recorded
 from probinf.transformations.traces import Traced
 from probinf.validity.programs import DATA, PROGRAMS, static_parameter
@@ -59,20 +57,7 @@ def transformations() -> Iterator[Any]:
 
 def _ticked_marginal(program: Program, num: int) -> Program:
     """What SMC squared means when the inner filter's randomness is ticks: the marginal program on ticks."""
-    return ticked_values(marginal(program, ("theta",), num, threshold=1.0, push_evidence=True), ("theta",))
-
-
-def ticked_values(program: Program, values: tuple[str, ...]) -> Program:
-    """`ticked`, with some sites by value."""
-    target = Traced(program, values=values, randomness=TICKS)
-
-    def function(operands: Any) -> Any:
-        here = target.at(operands)
-        slots = here.draw()
-        bind_factor(Site(""), here.prior_and_score(slots)[1])
-        return here.result_of(slots)
-
-    return Program(f"ticked({program.name})", function, Arguments.split((program.operands,), {}))
+    return ticked(marginal(program, ("theta",), num, threshold=1.0, push_evidence=True), ("theta",))
 
 
 def algorithms() -> Iterator[Algorithm]:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from probinf.arguments import positive_integer
 from probinf.claims import Claim
 from probinf.errors import ArgumentError, ArgumentTypeError, ModelError
 from probinf.kernels.flat import FlatLayout
@@ -144,7 +145,7 @@ def hmc(step_size: float, num_steps: int, *, inverse_mass_matrix: Any = None) ->
         ArgumentError: a setting that is not positive.
         ArgumentTypeError: a setting that is not a number.
     """
-    size, count = _positive("step_size", step_size), _count("num_steps", num_steps)
+    size, count = _positive("step_size", step_size), positive_integer("num_steps", num_steps)
 
     def move(key: jax.Array, seen: Coordinates) -> tuple[jax.Array, jax.Array, Rate]:
         import blackjax
@@ -172,7 +173,7 @@ def nuts_kernel(step_size: float, *, max_tree_depth: int = 10, inverse_mass_matr
         ArgumentError: a setting that is not positive.
         ArgumentTypeError: a setting that is not a number.
     """
-    size, depth = _positive("step_size", step_size), _count("max_tree_depth", max_tree_depth)
+    size, depth = _positive("step_size", step_size), positive_integer("max_tree_depth", max_tree_depth)
 
     def move(key: jax.Array, seen: Coordinates) -> tuple[jax.Array, jax.Array, Rate]:
         import blackjax
@@ -227,7 +228,7 @@ def slice_sampling(width: float = 1.0, *, max_expansions: int = 10, inverse_mass
         ArgumentError: a setting that is not positive.
         ArgumentTypeError: a setting that is not a number.
     """
-    size, most = _positive("width", width), _count("max_expansions", max_expansions)
+    size, most = _positive("width", width), positive_integer("max_expansions", max_expansions)
 
     def move(key: jax.Array, seen: Coordinates) -> tuple[jax.Array, jax.Array, Rate]:
         from blackjax.mcmc import slice as slices
@@ -263,7 +264,7 @@ def mclmc(step_size: float, num_steps: int, *, adjusted: bool = True, inverse_ma
         ArgumentTypeError: a setting that is not a number.
         ModelError: when run on fewer than two coordinates, where a direction of constant length cannot turn.
     """
-    size, count = _positive("step_size", step_size), _count("num_steps", num_steps)
+    size, count = _positive("step_size", step_size), positive_integer("num_steps", num_steps)
     one = np.ones(())  # the scale is that of the coordinates
 
     def move(key: jax.Array, seen: Coordinates) -> tuple[jax.Array, jax.Array, Rate]:
@@ -320,14 +321,6 @@ def _positive(argument: str, value: Any) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ArgumentError(f"{argument}: expected a positive number, found {value}.")
     return float(value)
-
-
-def _count(argument: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ArgumentTypeError(f"{argument}: expected an integer, found {value!r}.")
-    if value < 1:
-        raise ArgumentError(f"{argument}: expected an integer of at least 1, found {value}.")
-    return int(value)
 
 
 def _diagonal(value: Any) -> Any:

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from probinf.arguments import positive_integer
 from probinf.claims import Claim
-from probinf.errors import ArgumentError, ArgumentTypeError, ModelError
+from probinf.errors import ArgumentError, ModelError
 from probinf.language.evaluate import Records
 from probinf.language.handlers import Forward
 from probinf.language.primitives import Site
@@ -86,7 +87,7 @@ def expectation_gradient(
     """
     if estimator not in ("pathwise", "score"):
         raise ArgumentError(f"estimator: expected 'pathwise' or 'score', found {estimator!r}.")
-    count = _count("num_draws", num_draws)
+    count = positive_integer("num_draws", num_draws)
     keys = jax.random.split(as_key(key, argument="key"), count)
     if estimator == "score":
         return _by_score(score_terms(program_of, parameters, function), keys, baseline=baseline)
@@ -147,7 +148,7 @@ def evidence_gradient(
     names = ("unbiased", "fisher", "ignore_ancestors")
     if estimator not in names:
         raise ArgumentError(f"estimator: expected one of {', '.join(map(repr, names))}, found {estimator!r}.")
-    keys = jax.random.split(as_key(key, argument="key"), _count("num_runs", num_runs))
+    keys = jax.random.split(as_key(key, argument="key"), positive_integer("num_runs", num_runs))
     if estimator == "unbiased":
         terms = evidence_terms(program_of, parameters, num_particles, threshold=threshold, log_scale=log_scale)
         return _by_score(terms, keys, baseline=True)
@@ -243,11 +244,3 @@ def _differentiated(compute: Callable[[], Any]) -> Any:
             "Reverse-mode differentiation does not go through a while loop. Use lax.scan or lax.fori_loop with fixed "
             "bounds."
         ) from None
-
-
-def _count(argument: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ArgumentTypeError(f"{argument}: expected an integer, found {value!r}.")
-    if value < 1:
-        raise ArgumentError(f"{argument}: expected an integer of at least 1, found {value}.")
-    return int(value)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
-
 from probinf.errors import ModelError, UnknownNameError
 from probinf.language.distributions import log_density
 from probinf.language.evaluate import Handler, Records
@@ -86,8 +84,3 @@ def importance(program: Program, guide: Program) -> Program:
     function = _Guided(program.staged, guide.staged, tuple(names))
     operands = Arguments.split(((program.operands, guide.operands),), {})
     return Program(f"importance({program.name}, {guide.name})", function, operands)
-
-
-def with_weight(log_weight: Any) -> None:
-    """Score a log weight under no name."""
-    bind_factor(Site(""), jnp.asarray(log_weight))

@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 
 from probinf.claims import Claim
 from probinf.kernels.gradient_moves import hmc, mala, mclmc, nuts_kernel, slice_sampling
-from probinf.kernels.kernel import Kernel, cycle, metropolis, mix, on, repeat, together
+from probinf.kernels.kernel import Kernel, cycle, mix, on, repeat, together
 from probinf.kernels.particle_moves import conditional_smc
 from probinf.kernels.trace_moves import gibbs, random_walk, redraw, refresh_future, trace_mh, uniform_proposal
 from probinf.language import statements as pi
@@ -62,14 +62,17 @@ class Transformation:
         return [PROGRAMS[p] if isinstance(p, str) else p for p in names]
 
 
-def ticked(program: Program) -> Program:
-    """The program whose randomness is two ticks at every place: what transformations of traces are compared with."""
-    target = Traced(program, randomness=TICKS)
+def ticked(program: Program, values: tuple[str, ...] = ()) -> Program:
+    """The program whose randomness is two ticks at every place: what transformations of traces are compared with.
+
+    Sites in `values` hold their value and follow their prior.
+    """
+    target = Traced(program, values=values, randomness=TICKS)
 
     def function(operands: Any) -> Any:
         here = target.at(operands)
         slots = here.draw()
-        bind_factor(Site(""), here.replay(slots).log_weight)
+        bind_factor(Site(""), here.prior_and_score(slots)[1])
         return here.result_of(slots)
 
     return Program(f"ticked({program.name})", function, Arguments.split((program.operands,), {}))
@@ -294,6 +297,4 @@ def on_first(kernel: Kernel) -> Kernel:
     def step(target: Any, state: Any) -> Any:
         return on(kernel, next(iter(target.table))).step(target, state)
 
-    return dataclasses.replace(
-        metropolis("", lambda _, slots: slots), name=f"on({kernel.name}, first)", step=step, propose=None
-    )
+    return Kernel(f"on({kernel.name}, first)", step, kernel.claim, (kernel,))
