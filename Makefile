@@ -12,12 +12,11 @@ NEWEST ?= 1
 # `make newest NEWEST_TESTS=tests` runs everything there, in twice the time.
 NEWEST_TESTS ?= tests/test_language_density.py tests/test_language_forward.py tests/test_language_loops.py \
     tests/test_population_exact.py tests/test_enumeration.py tests/test_smc2.py tests/test_numpyro_models.py \
-    tests/test_smc_method.py tests/test_mixture.py tests/test_streaming_filter.py tests/test_distributions.py \
-    tests/test_nuts.py tests/test_reference_posteriors.py
+    tests/test_smc_method.py tests/test_streaming_filter.py tests/test_nuts.py
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint format types unit newest nightly bench docs lock clean
+.PHONY: help demo test lint format types unit newest nightly bench peers docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -60,6 +59,12 @@ bench: .venv/.installed ## run the benchmarks; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.mutants --json benchmarks/results/mutants.json
 	$(BIN)/python -m benchmarks.validity --json benchmarks/results/validity.json
 	$(BIN)/python -m benchmarks.trans_dimensional --json benchmarks/results/trans_dimensional.json
+
+peers: .venv/.installed ## measure package smc beside other packages, in an environment with them
+	@[ -x .venv-peers/bin/python ] || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install -qq --editable . -r benchmarks/requirements-peers.txt
+	.venv-peers/bin/python -m pip install -qq --no-deps particles==0.4  # it asks for NumPy 1 and runs with 2
+	.venv-peers/bin/python -m benchmarks.smc --json benchmarks/results/smc.json
 
 docs: .venv/.installed ## build the pages into site/
 	$(BIN)/python -m pip install --quiet --constraint requirements-dev.lock mkdocs-material

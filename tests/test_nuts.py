@@ -521,6 +521,7 @@ def test_row_13_an_interrupted_run_keeps_its_draws_and_continues_to_the_same_end
 
 
 def test_row_13_a_real_interrupt_is_heard_within_seconds():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may have been started without one
     method = NUTS(num_draws=10_000_000)
     method_short = NUTS(num_draws=10)
     method_short.run(conjugate(), 1)  # compiled before the clock starts
