@@ -52,6 +52,7 @@ _WHERE = {
     "together": "probinf.kernels.kernel",
     "trace_mh": "probinf.kernels.trace_moves",
     "redraw": "probinf.kernels.trace_moves",
+    "fast_key": "probinf.fast_random",
     "random_walk": "probinf.kernels.trace_moves",
     "gibbs": "probinf.kernels.trace_moves",
     "uniform_proposal": "probinf.kernels.trace_moves",
@@ -73,6 +74,7 @@ _WHERE = {
     "expectation_gradient": "probinf.transformations.gradients",
     "Traced": "probinf.transformations.traces",
     "Assigned": "probinf.transformations.targets",
+    "sbc": "probinf.validity.calibration",
     "validate": "probinf.validity.validate",
     "marginalise": "probinf.transformations.marginalising",
     "translate": "probinf.transformations.translation",
@@ -80,6 +82,7 @@ _WHERE = {
     "involutive": "probinf.kernels.involutive",
     "independence": "probinf.kernels.involutive",
     "reversible_jump": "probinf.kernels.reversible_jump",
+    "split_merge": "probinf.kernels.split_merge",
     "check_involution": "probinf.kernels.involution_checks",
     "Keys": "probinf.transformations.randomness",
     "Ticks": "probinf.transformations.randomness",
@@ -114,6 +117,7 @@ if TYPE_CHECKING:
         ProbinfWarning,
         UnknownNameError,
     )
+    from probinf.fast_random import fast_key
     from probinf.inference.infer import infer
     from probinf.inference.mcmc import MCMC
     from probinf.inference.nuts import NUTS
@@ -124,6 +128,7 @@ if TYPE_CHECKING:
     from probinf.kernels.kernel import Density, Kernel, cycle, mix, on, repeat, together
     from probinf.kernels.particle_moves import conditional_smc
     from probinf.kernels.reversible_jump import reversible_jump
+    from probinf.kernels.split_merge import split_merge
     from probinf.kernels.trace_moves import gibbs, random_walk, redraw, refresh_future, trace_mh, uniform_proposal
     from probinf.language.numpyro_models import from_numpyro
     from probinf.language.program import Program, model
@@ -144,4 +149,5 @@ if TYPE_CHECKING:
     from probinf.transformations.targets import Assigned
     from probinf.transformations.traces import Traced
     from probinf.transformations.translation import reweight_move, translate
+    from probinf.validity.calibration import sbc
     from probinf.validity.validate import validate

@@ -7,14 +7,15 @@ import importlib.metadata
 import json
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 
-from probinf.validity import shipped
+from probinf.validity import calibration_cases, family_tests, shipped, unbiasedness
+from probinf.validity.calibration import sbc
 from probinf.validity.random_programs import random_program
-from probinf.validity.report import Report
+from probinf.validity.report import STATISTICAL_CHECKS, Check, Report
 from probinf.validity.validate import check_on, validate
 
 #: Packages register modules here: `transformations()`, `kernels()`, and `chains()` of kernels on targets of their own.
@@ -64,6 +65,8 @@ def reports(args: argparse.Namespace) -> Iterator[Report]:
             for name, kernel, target in getattr(module, "chains", tuple)():
                 if wanted(name):
                     yield Report(tuple(check_on(kernel, target, name)))
+    if args.level != "exact":
+        yield from _statistical(args, wanted)
     if args.random and args.level != "statistical":
         rules = list(shipped.populations(full=True))
         for i in range(args.random):
@@ -78,6 +81,29 @@ def reports(args: argparse.Namespace) -> Iterator[Report]:
                 )
 
 
+def _statistical(args: argparse.Namespace, wanted: Callable[[str], bool]) -> Iterator[Report]:
+    """The statistical checks that do not belong to one kernel: evidence, calibration, families of distributions."""
+
+    def timed(checks: Iterable[Check]) -> Report:
+        began = time.perf_counter()
+        with jax.enable_x64(True):
+            found = tuple(checks)
+        return Report(found, time.perf_counter() - began)
+
+    for name, transform in unbiasedness.populations():
+        if wanted(name):
+            yield validate(transform, level="statistical", seed=args.seed, name=name)
+    for program, sampler in calibration_cases.cases():
+        if wanted(sampler.name):
+            found = sbc(program, sampler, num_replicates=calibration_cases.REPLICATES, seed=args.seed)
+            yield timed(found.checks())
+    for family in family_tests.families():
+        if wanted(family.name):
+            yield timed(family_tests.check_family(family, args.seed))
+    if wanted("resampling"):
+        yield timed(family_tests.check_resampling(args.seed))
+
+
 def run(args: argparse.Namespace) -> int:
     """Check, print, write; the exit status is 0 when every claim holds."""
     jax.config.update("jax_enable_x64", True)
@@ -90,6 +116,10 @@ def run(args: argparse.Namespace) -> int:
             failed = f"{len(report.failures)} FAILED" if report.failures else "holds" if report.passed else "UNCHECKED"
             print(f"{report.checks[0].thing:<60.60} {report.seconds:6.1f} s  {failed}", flush=True)  # noqa: T201
     total = Report(total.checks, time.perf_counter() - began)
+    made = sum(check.level == "statistical" for check in total.checks)
+    if made > STATISTICAL_CHECKS:
+        print(f"{made} statistical checks share a budget made for {STATISTICAL_CHECKS}: raise it in validity/report.py")  # noqa: T201
+        return 1
     print(total)  # noqa: T201
     if args.markdown:
         args.markdown.write_text(total.to_markdown())

@@ -25,9 +25,8 @@ from probinf.language import statements as pi
 from probinf.language.program import Program, model
 from probinf.transformations.targets import Assigned
 from probinf.transformations.traces import Trace, Traced
-from probinf.validity.report import FALSE_ALARM_BUDGET, Check
+from probinf.validity.report import Check, statistical_check
 
-_CHECKS = 500  # statistical checks that the budget is shared among
 _REPLICATES = 4000
 _LENGTH = 16
 
@@ -151,13 +150,10 @@ def _replicate(program: Program, given: dict[str, Any], site: str, key: jax.Arra
 
 
 def _tests(kernel: Kernel, found: np.ndarray, name: str, program: str, rng: np.random.Generator) -> Iterator[Check]:
-    least = FALSE_ALARM_BUDGET / _CHECKS
     middle = _LENGTH - 1
 
     def check(claim: str, p: float) -> Check:
-        passed = bool(p >= least)
-        note = "" if passed else f"p = {p:.3g} over {len(found)} replicates."
-        return Check(name, claim, program, float(p), least, "statistical", passed, note)
+        return statistical_check(name, claim, program, p, len(found))
 
     half = len(found) // 2
     ends: Any = scipy.stats.ks_2samp(found[:half, middle], found[half:, -1], method="asymp")

@@ -8,6 +8,11 @@ from typing import Any
 
 #: Total probability that a suite of statistical checks raises a false alarm, shared among them.
 FALSE_ALARM_BUDGET = 1e-6
+#: Statistical checks that the budget is shared among: ranks of kernels, calibration, evidence, families of
+#: distributions. `probinf validate` counts and refuses to make more.
+STATISTICAL_CHECKS = 600
+#: The smallest p-value that passes.
+LEAST_P = FALSE_ALARM_BUDGET / STATISTICAL_CHECKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +121,13 @@ class Report:
             first = self.failures[0]
             lines.append(f"Smallest failing program: {first.program} ({first.thing}). {first.note}")
         return "\n".join(lines)
+
+
+def statistical_check(thing: str, claim: str, program: str, p: float, num_replicates: int, what: str = "") -> Check:
+    """A check by a p-value, held to its share of the budget."""
+    passed = bool(p >= LEAST_P)  # NaN fails
+    note = "" if passed else f"p = {p:.3g} over {num_replicates} replicates{what}."
+    return Check(thing, claim, program, float(p), LEAST_P, "statistical", passed, note)
 
 
 def merged(reports: Iterable[Report]) -> Report:

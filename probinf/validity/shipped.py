@@ -164,7 +164,7 @@ def populations(*, full: bool = False) -> Iterator[Transformation]:
     rules = list(itertools.product((1, 2, 3), SCHEMES, (0.0, 0.5, 1.0)))
     if not full:
         rules = [(2, s, 1.0) for s in SCHEMES] + [(2, "systematic", 0.5), (2, "systematic", 0.0), (1, "residual", 0.5)]
-        rules += [(3, "systematic", 1.0), (3, "residual", 0.5)]
+        rules += [(3, "systematic", 1.0), (3, "residual", 0.5), (1, "ssp", 1.0), (3, "ssp", 0.5), (1, "killing", 0.5)]
     for num, scheme, threshold in rules:
 
         def apply(program: Program, num: int = num, scheme: str = scheme, threshold: float = threshold) -> Program:

@@ -43,11 +43,13 @@ def validate(
     whole, its own randomness included, and compared with the program's measure entry by entry; an algorithm that
     depends on a number of particles is checked at the numbers given by whoever calls (`pi.validate(lambda p:
     pi.population(p, 2))`), and one built with `smc.spawn(n) >> ...` at 1, 2 and 3. At the statistical level kernels are
-    tested on continuous programs by exact rank tests.
+    tested on continuous programs by exact rank tests, and functions from program to program by the mean of their
+    evidence estimates on linear-Gaussian programs (see `probinf.validity.unbiasedness`); both bring their own programs.
 
     Args:
         thing: a kernel, a function from program to program, or an algorithm.
-        programs: finite programs to check on; those of the suite by default, smallest first.
+        programs: finite programs to check on; those of the suite by default, smallest first. Where they are given, a
+            function is checked on them alone unless `level` is "statistical".
         level: "exact", "statistical" or "all".
         seed: of the statistical checks.
         name: how to call the thing in the table.
@@ -86,10 +88,16 @@ def _checks(thing: Any, programs: Iterable[Program] | None, level: str, seed: in
                 checks += check_transformation(fixed, program, name or repr(fixed), thing.claim)
     elif callable(thing):
         claim = getattr(thing, "claim", Claim.UNBIASED)
-        for program in suite:
-            checks += check_transformation(
-                cast(Any, thing), program, name or getattr(thing, "__name__", repr(thing)), claim
-            )
+        label = name or getattr(thing, "__name__", repr(thing))
+        if level in ("exact", "all"):
+            for program in suite:
+                checks += check_transformation(cast(Any, thing), program, label, claim)
+        # What changes the measure on purpose (`reference`) is compared with another, which is that of a finite program.
+        is_plain = getattr(thing, "reference", None) is None
+        if is_plain and (level == "statistical" or (level == "all" and programs is None)):
+            from probinf.validity.unbiasedness import check_unbiased
+
+            checks += check_unbiased(cast(Any, thing), label, seed)
     else:
         raise ArgumentTypeError(
             f"thing: expected a kernel, an algorithm, or a function from program to program, found {thing!r} of type "
