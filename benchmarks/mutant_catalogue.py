@@ -47,6 +47,8 @@ class Mutant:
 
 
 P, R = "transformations.population", "transformations.resampling"
+ANCESTORS, INVERSION = "transformations.ancestors", "transformations.inversion"
+BRANCHING, KILLING = "transformations.branching", "transformations.killing"
 C, A = "transformations.conditional", "transformations.ancestor_sampling"
 L, G, J = "transformations.collapsing", "transformations.importance", "transformations.rejuvenation"
 T, S = "transformations.traces", "transformations.targets"
@@ -118,17 +120,27 @@ MUTANTS = [
            "rest = rest / rest.sum()", "rest = np.eye(len(w))[np.argmax(w)]", scheme="residual"),
     Mutant("systematic resampling with half of its uniform", R,
            "(np.arange(self.num) + u) / self.num", "(np.arange(self.num) + u / 2) / self.num"),
-    Mutant("searchsorted on the wrong side", R,
-           'found = jnp.searchsorted(cumulative, uniforms * total, side="right")',
-           'found = jnp.searchsorted(cumulative, uniforms * total, side="left")'),
+    Mutant("inversion of unnormalised cumulative weights", INVERSION, "uniforms * total", "uniforms"),
     Mutant("run ends rounded down", R, "jnp.ceil(scaled - uniform)", "jnp.floor(scaled - uniform)"),
-    Mutant("dead particles counted among the run ends", R, ".add(live.astype(jnp.float32))", ".add(1.0)"),
+    Mutant("dead particles have runs", ANCESTORS, "filled(starts, jnp.where(live, index, 0)", "filled(starts, index"),
+    Mutant("runs begin a child late", ANCESTORS, "jnp.concatenate([jnp.zeros(1, jnp.int32), run_ends[:-1]",
+           "jnp.concatenate([jnp.ones(1, jnp.int32), 1 + run_ends[:-1]"),
+    Mutant("the open particle of SSP is never exchanged", BRANCHING,
+           "(uniforms * self.scale < self.old) == self.carries",
+           "(uniforms * self.scale < 0) & self.carries"),
+    Mutant("SSP gives the further child to the lighter one", BRANCHING, "< self.old) == self.carries",
+           "< self.old) != self.carries"),
+    Mutant("SSP loses the last open fraction", BRANCHING, "counts.at[holder[-1]].add(left)", "counts"),
+    Mutant("killed slots are taken by their own uniform", KILLING,
+           "again = (coins - chance) / ", "again = coins + 0 * "),
+    Mutant("survival by the normalised weight", KILLING, "chance = weights_from_log(log_weights)[kept]",
+           "chance = jax.nn.softmax(log_weights)[kept]"),
     Mutant("residual spare children drawn from the whole weights", R,
            "jnp.where(rest > 0, jnp.log(rest), -jnp.inf)", "log_weights"),
     Mutant("resampling by unnormalised cumulative sums", R,
            "scaled = num * (cumulative / jnp.where(cumulative[-1] > 0, cumulative[-1], 1))",
            "scaled = num * cumulative"),
-    Mutant("effective sample size without its square", R, "total * total / jnp.where", "total / jnp.where"),
+    Mutant("effective sample size without its square", R, "mass * mass / jnp.where", "mass / jnp.where"),
     Mutant("one key for all statements", H, 'return jax.random.fold_in(state["key"], self._count)',
            'return state["key"]'),
     # -- the reference of a conditional population
@@ -180,14 +192,19 @@ MUTANTS = [
     Mutant("slot 0 overwritten after an ordinary draw", C,
            "return systematic_given_first(jax.random.uniform(key, (3,), log_weights.dtype), law, log_weights)",
            "return law.from_uniforms(jax.random.uniform(key, (), log_weights.dtype), log_weights).at[0].set(0)"),
-    Mutant("no rotation", C, "return _rotate(ancestors, shift).at[0].set(0)", "return ancestors.at[0].set(0)"),
+    Mutant("no rotation", C, "return rotate(ancestors, shift).at[0].set(0)", "return ancestors.at[0].set(0)"),
     Mutant("no rotation of the stratified ancestors", C,
-           "_rotate(law.from_uniforms(uniforms, log_weights), stratum).at[0].set(0)",
+           "rotate(law.from_uniforms(uniforms, log_weights), stratum).at[0].set(0)",
            "law.from_uniforms(uniforms, log_weights).at[0].set(0)"),
     Mutant("the conditional table is not rotated", C, "for shift in np.flatnonzero(vector == 0):",
            "for shift in np.flatnonzero(vector == 0)[:1]:"),
     Mutant("the sure copies of residual resampling count alone", C,
            "random_share = (num - sure) * left[0] / total", "random_share = 0.0 * (num - sure) * left[0] / total"),
+    Mutant("particle 0 of SSP as if its number of children were not given", BRANCHING,
+           "jnp.where(index > when, chain.exchanges(coins), index == when)", "chain.exchanges(coins)"),
+    Mutant("the first slot of killing is always the first", KILLING,
+           "rotate(self.from_uniforms(uniforms, log_weights).at[first].set(0), first)",
+           "self.from_uniforms(uniforms, log_weights).at[0].set(0)"),
     # -- collapsing, guides
     Mutant("the evidence is not scored when collapsing", L,
            "bind_factor(Site(\"\"), total)\n        # A population", "# A population"),

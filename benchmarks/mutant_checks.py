@@ -556,6 +556,10 @@ INVOLUTIVE = [Check(MATRIX, f) for f in moves.INVOLUTIVE]
 BY_MODULE: dict[str, list[Check]] = {
     "transformations.population": [*POPULATION, *REFERENCES],
     "transformations.resampling": [*RESAMPLING, *CONDITIONAL[:1]],
+    "transformations.ancestors": [*RESAMPLING, *CONDITIONAL[:1]],
+    "transformations.inversion": RESAMPLING,
+    "transformations.branching": [*RESAMPLING, *CONDITIONAL],
+    "transformations.killing": [*RESAMPLING, *CONDITIONAL],
     "transformations.conditional": [*CONDITIONAL, *REFERENCES],
     "transformations.ancestor_sampling": [Check(LAW, moves.exchanges), *REFERENCES],
     "transformations.collapsing": COLLAPSING,

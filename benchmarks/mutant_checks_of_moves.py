@@ -415,7 +415,7 @@ def _assigned(kernel: Kernel, program: Program) -> tuple[Chain, str | None]:
 def conditional_populations() -> str | None:
     """Particle Gibbs keeps the assignments, with and without ancestor sampling, for every scheme."""
     for sampling in (False, True):
-        for scheme in ("systematic", "multinomial", "stratified", "residual"):
+        for scheme in ("systematic", "multinomial", "stratified", "residual", "ssp", "killing"):
             kernel = conditional_smc(2, resample=scheme, threshold=1.0, ancestor_sampling=sampling)
             names = ("hidden_markov", "static_parameter") if scheme != "systematic" else ()
             for program in (PROGRAMS[n] for n in names):

@@ -6,6 +6,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
+    "BackwardSampling": "smc.smoothing.backward_sampling",
+    "FixedLag": "smc.smoothing.fixed_lag",
+    "Genealogy": "smc.smoothing.genealogy",
+    "MarginalSmoothing": "smc.smoothing.marginal",
+    "Smoothed": "smc.smoothing.smooth",
+    "smooth": "smc.smoothing.smooth",
+    "SmoothingMethod": "smc.smoothing.method",
+    "Bootstrap": "smc.proposals",
+    "EnsembleKalmanFilter": "smc.ensemble",
+    "FilterRun": "smc.filtering",
+    "GaussianSum": "smc.gaussian_sum",
+    "Guided": "smc.proposals",
+    "Linearised": "smc.proposals",
+    "Proposal": "smc.proposals",
+    "StateSpaceModel": "smc.state_space_model",
+    "filter_program": "smc.filtering",
+    "particle_filter": "smc.filtering",
     "EKF": "smc.extended",
     "ParticleFilter": "smc.particle_filter",
     "Population": "probinf.representations.population",
@@ -15,6 +32,7 @@ _WHERE = {
     "SMC2": "smc.smc2",
     "TemperedSMC": "smc.tempered",
     "UKF": "smc.unscented",
+    "differentiable_log_evidence": "smc.differentiable",
     "effective_sample_size": "probinf.transformations.resampling",
     "history": "smc.evidence",
     "population": "probinf.transformations.algorithms",
@@ -31,6 +49,8 @@ _WHERE = {
     "at_each_observation": "smc.pipeline",
     "finish": "smc.pipeline",
     "Algorithm": "smc.pipeline",
+    "transport": "smc.optimal_transport",
+    "without_its_value": "smc.differentiable",
     "waste_free": "smc.waste_free_sampler",
 }
 
@@ -56,12 +76,25 @@ if TYPE_CHECKING:
     from probinf.transformations.population import Resampling
     from probinf.transformations.resampling import SCHEMES, effective_sample_size
     from smc.compositions import ibis, marginal, particle_gibbs, particle_marginal, pimh, pmmh, smc_squared
+    from smc.differentiable import differentiable_log_evidence, without_its_value
+    from smc.ensemble import EnsembleKalmanFilter
     from smc.evidence import history
     from smc.extended import EKF
+    from smc.filtering import FilterRun, filter_program, particle_filter
+    from smc.gaussian_sum import GaussianSum
     from smc.method import SMC
+    from smc.optimal_transport import transport
     from smc.particle_filter import ParticleFilter
     from smc.pipeline import Algorithm, at_each_observation, finish, move, resample, spawn
+    from smc.proposals import Bootstrap, Guided, Linearised, Proposal
     from smc.smc2 import SMC2
+    from smc.smoothing.backward_sampling import BackwardSampling
+    from smc.smoothing.fixed_lag import FixedLag
+    from smc.smoothing.genealogy import Genealogy
+    from smc.smoothing.marginal import MarginalSmoothing
+    from smc.smoothing.method import SmoothingMethod
+    from smc.smoothing.smooth import Smoothed, smooth
+    from smc.state_space_model import StateSpaceModel
     from smc.tempered import TemperedSMC
     from smc.unscented import UKF
     from smc.waste_free_sampler import waste_free

@@ -124,15 +124,18 @@ class AbstractGaussianFilter(AbstractFilterMethod):
         return GaussianMixture.gaussian(state.mean, state.cov)
 
     def claim(self, system: System) -> str:
-        return "exact" if system.linear_gaussian and self.gate is None else "approximate"
+        exact = system.linear_gaussian and self.gate is None and num_components_of(system.prior) == 1
+        return "exact" if exact else "approximate"
 
     def reason(self, system: System) -> str:
         if not system.linear_gaussian:
             return "one Gaussian stands for every belief; the system is not declared linear_gaussian"
+        if num_components_of(system.prior) > 1:
+            return "one Gaussian stands for a prior of several components; smc.GaussianSum keeps them"
         return "linear Gaussian system" if self.gate is None else "values beyond the gate are left out"
 
     def notes(self, system: System) -> tuple[str, ...]:
-        count = _num_components(system.prior)
+        count = num_components_of(system.prior)
         if count == 1:
             return ()
         return (
@@ -183,7 +186,8 @@ def _on_circle(residual: Array, circular: np.ndarray) -> Array:
     return jnp.where(circular, wrap(residual), residual) if circular.any() else residual
 
 
-def _num_components(prior: Any) -> int:
+def num_components_of(prior: Any) -> int:
+    """Components of a system's prior: more than one for mixtures."""
     if isinstance(prior, dist.MixtureSameFamily | dist.MixtureGeneral):
         return prior.mixture_size
     return getattr(prior, "num_components", 1)

@@ -54,7 +54,7 @@ class SMC(AbstractMethod):
 
     Args:
         num_particles: particles of each run.
-        resample: "systematic", "stratified", "multinomial" or "residual".
+        resample: "systematic", "stratified", "multinomial", "residual", "ssp" or "killing".
         threshold: resample when the effective sample size is at most this fraction of the particles; 0 never, 1 always.
             Tempering and SMC² take it where it lies strictly between 0 and 1, and one half otherwise.
         num_runs: independent runs, which give the evidence its standard error. Their draws are weighted by evidence.

@@ -56,7 +56,7 @@ class ParticleFilter(AbstractFilterMethod):
 
     Args:
         num_particles: number of particles.
-        resample: "systematic", "stratified", "multinomial" or "residual".
+        resample: "systematic", "stratified", "multinomial", "residual", "ssp" or "killing".
         threshold: 1 resamples before every motion, 0 never.
         proposal: "prior" moves blindly (bootstrap filter); "extended" draws each particle from its own extended Kalman
             update of the motion by the value (guided filter; Doucet, Godsill & Andrieu 2000) and weighs by the ratio of

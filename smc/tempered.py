@@ -44,7 +44,7 @@ class TemperedSMC(AbstractMethod):
         num_leapfrog: leapfrog steps (gradients) of a trajectory.
         threshold: share of the living particles to which the effective sample size falls between temperatures.
         num_runs: independent runs, side by side; from two on the evidence has a standard error.
-        resample: "systematic", "stratified", "multinomial" or "residual".
+        resample: "systematic", "stratified", "multinomial", "residual", "ssp" or "killing".
         max_temperatures: the run ends with an error beyond this number.
 
     Raises:

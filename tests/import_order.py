@@ -14,7 +14,15 @@ from typing import NamedTuple
 
 # The order of docs/design.md, lowest first. `probinf` alone is probinf/__init__.py.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("probinf.errors", "probinf.random", "probinf.progress", "probinf.claims", "probinf.arguments", "probinf._jax"),
+    (
+        "probinf.errors",
+        "probinf.random",
+        "probinf.fast_random",
+        "probinf.progress",
+        "probinf.claims",
+        "probinf.arguments",
+        "probinf._jax",
+    ),
     ("probinf.plots",),
     ("probinf.representations",),
     ("probinf.language",),

@@ -100,6 +100,16 @@ def test_the_streaming_page_runs():
     assert float(scope["belief"].time) == 0.3
 
 
+def test_the_state_space_page_runs():
+    scope: dict = {}
+    for code in blocks("docs/state-space.md"):
+        exec(code.replace("500)", "60)").replace("2000", "200"), scope)
+    truth = np.asarray(scope["states"])
+    assert np.corrcoef(truth, np.asarray(scope["run"].mean))[0, 1] > 0.3
+    assert scope["population"].run(0)[0].log_weights.shape == (60,)
+    assert abs(float(scope["fast"].log_evidence - scope["run"].log_evidence)) < 3.0
+
+
 def test_every_page_is_in_the_navigation():
     pages = {p.name for p in (ROOT / "docs").glob("*.md")}
     assert pages == set(re.findall(r": (\S+\.md)", (ROOT / "mkdocs.yml").read_text()))

@@ -9,7 +9,9 @@ import pytest
 
 from probinf.errors import ArgumentError
 from probinf.streaming import AbstractFilterMethod, stack_beliefs, unstack_beliefs
+from smc.ensemble import EnsembleKalmanFilter
 from smc.extended import EKF
+from smc.gaussian_sum import GaussianSum
 from smc.particle_filter import ParticleFilter
 from smc.unscented import UKF
 from tests.streaming_models import beacons, cruise, cruise_log, joint_gaussian
@@ -38,6 +40,10 @@ METHODS = {
     # Sigma points lie along Cholesky axes, which do not turn with the plane: a rotated problem is approximated at other
     # points, and the answers agree to the accuracy of the approximation only.
     "ukf": Row(UKF(), 1e-6, rotation=0.1),
+    "gaussian sum": Row(GaussianSum(), 1e-6),
+    # 20,000 members: one standard error of a mean is 0.007 sd, of a variance 1 %, and some updates later a few times
+    # that; 0.15 is more than 6 of them.
+    "ensemble": Row(EnsembleKalmanFilter(20_000), 0.15, single=0.15, rotation=0.15),
     # 40,000 particles keep at least 2,000 effective ones on these problems: a mean is off by 0.022 sd at one standard
     # error, and 0.15 is more than 6 of them (two sides, some 300 comparisons: a false alarm once in 10^6 seeds).
     "particles": Row(ParticleFilter(40_000), 0.15, single=0.15, rotation=0.15),

@@ -107,7 +107,7 @@ def test_frozen_places_are_not_moved():
     assert (moved <= (states["z"][:, None, 0] == states["z"][None, :, 0])).all()
 
 
-@pytest.mark.parametrize("scheme", ["multinomial", "systematic", "stratified", "residual"])
+@pytest.mark.parametrize("scheme", ["multinomial", "systematic", "stratified", "residual", "ssp", "killing"])
 @pytest.mark.parametrize("ancestor_sampling", [False, True])
 @pytest.mark.parametrize("name", ["hidden_markov", "static_parameter", "branch_in_loop", "random_inputs"])
 def test_conditional_smc_keeps_the_assignments(name, scheme, ancestor_sampling):

@@ -47,15 +47,17 @@ def test_two_particles_mean_the_programs_measure(name, scheme, threshold):
     assert_same_measure(population(PROGRAMS[name], 2, resample=scheme, threshold=threshold), reference(name))
 
 
-@pytest.mark.parametrize("name", ONE)
-def test_one_particle_means_the_programs_measure(name):
-    assert_same_measure(population(PROGRAMS[name], 1, resample="multinomial", threshold=1.0), reference(name))
+@pytest.mark.parametrize(
+    ("name", "scheme"), [*((name, "multinomial") for name in ONE), *(("zero_weights", s) for s in ("ssp", "killing"))]
+)
+def test_one_particle_means_the_programs_measure(name, scheme):
+    assert_same_measure(population(PROGRAMS[name], 1, resample=scheme, threshold=1.0), reference(name))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", THREE)
 def test_three_particles_mean_the_programs_measure(name, scheme):
-    threshold = 0.5 if scheme == "multinomial" else 1.0
+    threshold = 0.5 if scheme in ("multinomial", "killing") else 1.0
     assert_same_measure(population(PROGRAMS[name], 3, resample=scheme, threshold=threshold), reference(name))
 
 
@@ -63,7 +65,7 @@ def test_three_particles_mean_the_programs_measure(name, scheme):
 @pytest.mark.parametrize(("num", "scheme", "threshold"), list(itertools.product((1, 2, 3), SCHEMES, (0.0, 0.5, 1.0))))
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_whole_grid(name, num, scheme, threshold):
-    if num == 3 and (scheme in ("multinomial", "stratified") or (name, num) in TOO_MANY):
+    if num == 3 and (scheme in ("multinomial", "stratified", "killing") or (name, num) in TOO_MANY):
         num = 2  # millions of worlds otherwise
     assert_same_measure(population(PROGRAMS[name], num, resample=scheme, threshold=threshold), reference(name))
 

@@ -21,13 +21,17 @@ _STEPS = (0.37, 1.9)  # time differences tried; nothing special about them
 
 
 def check_linear_gaussian(system: System) -> None:
-    """Raise `ModelError` unless prior, motion and sensors are Gaussian with affine means and constant covariances.
+    """Raise `ModelError` unless motion and sensors are Gaussian with affine means and constant covariances.
+
+    The prior must be a Gaussian or a `GaussianMixture`.
 
     Means are compared at points on a line, f(a x + (1 - a) y) = a f(x) + (1 - a) f(y), covariances at the same points,
     to the square root of the rounding unit.
     """
     if not _gaussian_prior(system.prior):
-        raise ModelError(f"linear_gaussian=True: the prior of {system.name!r} is not one Gaussian.")
+        raise ModelError(
+            f"linear_gaussian=True: the prior of {system.name!r} is neither a Gaussian nor a GaussianMixture."
+        )
     if system.angles or any(s.angles for s in system.sensors.values()):
         raise ModelError(f"linear_gaussian=True: {system.name!r} has angles, which are not linear.")
     if system.needs_control:
@@ -64,7 +68,7 @@ def _gaussian_prior(prior: Any) -> bool:
     if isinstance(prior, dist.Distribution):
         return gaussian_moments(prior) is not None
     if isinstance(prior, GaussianMixture):
-        return prior.num_components == 1
+        return True
     return not hasattr(prior, "claim") or prior.claim == "exact"
 
 

@@ -62,7 +62,7 @@ def population(
     Args:
         program: any program.
         num_particles: number of particles, at least 1.
-        resample: "systematic", "stratified", "multinomial" or "residual".
+        resample: "systematic", "stratified", "multinomial", "residual", "ssp" or "killing".
         threshold: resample when the effective sample size is at most this fraction of the particles; 0 never
             (importance sampling), 1 always.
         push_evidence: score the evidence in the returned program at every resampling, so that algorithms nest.

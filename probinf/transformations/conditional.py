@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from probinf.transformations.resampling import Ancestors, scheme, weights_from_log
+from probinf.transformations.ancestors import Ancestors, rotate, weights_from_log
+from probinf.transformations.resampling import scheme
 
 
 class Conditional(dist.Distribution):
@@ -23,7 +24,10 @@ class Conditional(dist.Distribution):
     Args:
         log_weights: (N,) unnormalised; particle 0 has weight.
         num: number of ancestors.
-        name: the scheme.
+        name: the scheme; one that is not of this file says for itself how (`Ancestors.given_first`).
+
+    Raises:
+        ArgumentError: when drawn from, the scheme has no conditional law.
     """
 
     support = dist.constraints.nonnegative_integer  # pyright: ignore[reportAssignmentType]
@@ -43,7 +47,8 @@ class Conditional(dist.Distribution):
         law = scheme(self.name)(self.log_weights.reshape(-1, self.log_weights.shape[-1])[0], self.num)
 
         def one(k: jax.Array, log_weights: jax.Array) -> jax.Array:
-            return _HALVES[self.name](k, law, log_weights)
+            half = _HALVES.get(self.name)
+            return law.given_first(k, log_weights) if half is None else half(k, law, log_weights)
 
         for _ in batch:
             one = jax.vmap(one)
@@ -65,11 +70,6 @@ class Conditional(dist.Distribution):
                 table[rotated] = table.get(rotated, 0.0) + float(np.exp(log_p))
         p = np.array(list(table.values()))
         return np.array(list(table), np.int32), np.log(p / p.sum())
-
-
-def _rotate(ancestors: jax.Array, shift: jax.Array) -> jax.Array:
-    n = ancestors.shape[0]
-    return ancestors[(jnp.arange(n, dtype=jnp.int32) + shift.astype(jnp.int32)) % n]
 
 
 def _copies(log_weights: jax.Array, num: int) -> jax.Array:
@@ -100,7 +100,7 @@ def systematic_given_first(uniforms: jax.Array, law: Ancestors, log_weights: jax
     ancestors = law.from_uniforms(uniform, log_weights)
     first = jnp.maximum(jnp.sum(ancestors == 0), 1).astype(uniforms.dtype)
     shift = jnp.minimum(jnp.floor(uniforms[2] * first), first - 1)
-    return _rotate(ancestors, shift).at[0].set(0)
+    return rotate(ancestors, shift).at[0].set(0)
 
 
 def _systematic(key: jax.Array, law: Ancestors, log_weights: jax.Array) -> jax.Array:
@@ -114,7 +114,7 @@ def _stratified(key: jax.Array, law: Ancestors, log_weights: jax.Array) -> jax.A
     stratum = jax.random.categorical(key_where, jnp.log(overlap))
     inside = overlap[stratum] * jax.random.uniform(key_in, (), log_weights.dtype)
     uniforms = jax.random.uniform(key_rest, (law.num,), log_weights.dtype).at[stratum].set(inside)
-    return _rotate(law.from_uniforms(uniforms, log_weights), stratum).at[0].set(0)
+    return rotate(law.from_uniforms(uniforms, log_weights), stratum).at[0].set(0)
 
 
 def _residual(key: jax.Array, law: Ancestors, log_weights: jax.Array) -> jax.Array:
@@ -133,7 +133,7 @@ def _residual(key: jax.Array, law: Ancestors, log_weights: jax.Array) -> jax.Arr
     at = jnp.where(is_sure, jnp.floor(u * whole[0]), sure + jnp.floor(u * (num - sure)))
     at = jnp.clip(at, 0, num - 1).astype(jnp.int32)
     ancestors = law.from_uniforms(jax.random.uniform(key_rest, (num,), log_weights.dtype), log_weights)
-    return _rotate(ancestors.at[at].set(0), at)
+    return rotate(ancestors.at[at].set(0), at)
 
 
 _HALVES = {

@@ -36,21 +36,43 @@ def advance_population(
     Returns:
         Results, log weights, and the log evidence collected by resampling.
     """
-    num = log_weights.shape[0]
-    never = Resampling(threshold=0.0)
-    rule = resampling or never
     leaves, structure = jax.tree.flatten(particles)
-    one = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in leaves]
-    closed, shapes = jax.make_jaxpr(lambda *xs: function(jax.tree.unflatten(structure, xs)), return_shape=True)(*one)
 
     def emitted(log_weights: jax.Array, *rows: jax.Array) -> Any:
-        state = State(log_weights, jax.numpy.zeros((), log_weights.dtype))
-        outs, state = population_frame(closed, [Many(r) for r in rows], state, num, rule, resample_first=resample_first)
-        return outs, state.log_weights, state.log_evidence
+        return emit_population(
+            function,
+            jax.tree.unflatten(structure, rows),
+            log_weights,
+            resampling=resampling,
+            resample_first=resample_first,
+        )
 
     staged, result = jax.make_jaxpr(emitted, return_shape=True)(log_weights, *leaves)
     handler = Forward()
     flat, _, _ = evaluate(staged, [log_weights, *leaves], handler, handler.start(key), {})
     outs, log_weights, collected = jax.tree.unflatten(jax.tree.structure(result), flat)
     # Without a resampling the evidence is a literal of the program.
-    return jax.tree.unflatten(jax.tree.structure(shapes), outs), log_weights, jax.numpy.asarray(collected)
+    return outs, log_weights, jax.numpy.asarray(collected)
+
+
+def emit_population(
+    function: Callable[[Any], Any],
+    particles: Any,
+    log_weights: jax.Array,
+    *,
+    resampling: Resampling | None = None,
+    resample_first: bool = False,
+) -> tuple[Any, jax.Array, jax.Array]:
+    """`advance_population` as statements of the program being staged, whose randomness it then shares.
+
+    Returns:
+        Results, log weights, and the log evidence collected by resampling.
+    """
+    num = log_weights.shape[0]
+    rule = resampling or Resampling(threshold=0.0)
+    leaves, structure = jax.tree.flatten(particles)
+    one = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in leaves]
+    closed, shapes = jax.make_jaxpr(lambda *xs: function(jax.tree.unflatten(structure, xs)), return_shape=True)(*one)
+    state = State(log_weights, jax.numpy.zeros((), log_weights.dtype))
+    outs, state = population_frame(closed, [Many(r) for r in leaves], state, num, rule, resample_first=resample_first)
+    return jax.tree.unflatten(jax.tree.structure(shapes), outs), state.log_weights, state.log_evidence

@@ -1,0 +1,198 @@
+"""Running sums and maxima and filled runs of a vector: the parts that resampling is made of, quick on CPU and in lanes.
+
+XLA's own cumulative operations take 10 to 40 ns an element on CPU and a batched scatter more; a loop over scalars takes
+3 to 5 ns. Short lanes of a `vmap` are laid end to end and go through the same loop, long ones take turns (`in_turn`):
+a lane then costs about as much as a vector alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+_BLOCK = 16  # prefix sums inside a block are one small triangular matrix product
+_SHORT = 64
+_LONG = 512  # from this length on lanes in turn are quicker than lanes end to end on CPU
+
+
+def prefix_sum(x: jax.Array) -> jax.Array:
+    """Inclusive prefix sum of a vector by blocks: several times faster on CPU than XLA's own, and as accurate."""
+    n = x.shape[0]
+    blocks = -(-n // _BLOCK)
+    if blocks <= 2:
+        return jnp.cumsum(x)
+    padded = jnp.pad(x, (0, blocks * _BLOCK - n)).reshape(blocks, _BLOCK)
+    inner = padded @ jnp.triu(jnp.ones((_BLOCK, _BLOCK), x.dtype))
+    ends = prefix_sum(inner[:, -1])
+    before = jnp.concatenate([jnp.zeros(1, x.dtype), ends[:-1]])
+    return (inner + before[:, None]).reshape(-1)[:n]
+
+
+def total(x: jax.Array) -> jax.Array:
+    """Sum of a vector by blocks: in float32 a plain sum of a million numbers is off by many units in the last place."""
+    n = x.shape[0]
+    if n <= _SHORT:
+        return jnp.sum(x)
+    blocks = -(-n // _SHORT)
+    return total(jnp.sum(jnp.pad(x, (0, blocks * _SHORT - n)).reshape(blocks, _SHORT), axis=1))
+
+
+def running_sum(x: jax.Array) -> jax.Array:
+    """Inclusive prefix sum of a vector of integers, modulo the size of their type."""
+    return _running_sum(x[None])[0]
+
+
+def running_max(x: jax.Array, bound: int) -> jax.Array:
+    """Inclusive running maximum of a vector of int32 in 0..bound-1."""
+    return _running_max(bound)(x[None])[0]
+
+
+def filled(starts: jax.Array, values: jax.Array, least: jax.Array, size: int, bound: int) -> jax.Array:
+    """For every position the largest of the values that start there or before.
+
+    Args:
+        starts: int32 in 0..size; a value that starts at `size` is nowhere.
+        values: int32 in 0..bound-1, one per start.
+        least: int32 in 0..bound-1, a value that starts at 0 as well.
+        size: number of positions.
+        bound: upper limit of the values.
+    """
+    return _filled(size, bound)(starts[None], values[None], least.reshape(1, 1))[0]
+
+
+def added(where: jax.Array, amounts: jax.Array, size: int) -> jax.Array:
+    """The sum of the integers that go to each of `size` places; `where` holds int32 in 0..size-1."""
+    return _added(size)(where[None], amounts[None])[0]
+
+
+# -- lanes one after another -------------------------------------------------------------------------------------------
+
+Half = Callable[[jax.Array, jax.Array, int], jax.Array]
+
+
+def in_turn(half: Half) -> Half:
+    """The deterministic half (uniforms, log weights, num) of a scheme, whose long lanes take turns on CPU.
+
+    Each lane then is a vector that stays in cache, and no integer division finds out which lane an element is in: a
+    factor of 1.5 to 2. Ancestors have no derivative with respect to either argument.
+    """
+
+    @functools.wraps(half)
+    def run(uniforms: jax.Array, log_weights: jax.Array, num: int) -> jax.Array:
+        return _in_turn(half, num)(jax.lax.stop_gradient(uniforms), jax.lax.stop_gradient(log_weights))
+
+    return run
+
+
+@functools.lru_cache
+def _in_turn(half: Half, num: int) -> Callable[..., jax.Array]:
+    run = custom_vmap(lambda uniforms, log_weights: half(uniforms, log_weights, num))
+
+    def together(*lanes: jax.Array) -> jax.Array:
+        return jax.vmap(lambda uniforms, log_weights: half(uniforms, log_weights, num))(*lanes)
+
+    @run.def_vmap
+    def rule(axis_size: int, in_batched: list[bool], *args: jax.Array) -> tuple[jax.Array, bool]:
+        lanes = _lanes(axis_size, in_batched, args)
+        if lanes[1].shape[-1] < _LONG:
+            return together(*lanes), True
+        by_turns = functools.partial(jax.lax.map, lambda lane: run(*lane))
+        return jax.lax.platform_dependent(*lanes, cpu=lambda *lanes: by_turns(lanes), default=together), True
+
+    return run
+
+
+def _lanes(axis_size: int, in_batched: list[bool], args: tuple[jax.Array, ...]) -> list[jax.Array]:
+    return [a if b else jnp.broadcast_to(a, (axis_size, *a.shape)) for a, b in zip(args, in_batched, strict=True)]
+
+
+# -- lanes laid end to end ---------------------------------------------------------------------------------------------
+
+
+def _over_lanes(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A function of (lanes, n) arrays that `vmap` gives more lanes instead of one more axis."""
+    run = custom_vmap(function)
+
+    @run.def_vmap
+    def rule(axis_size: int, in_batched: list[bool], *args: jax.Array) -> tuple[jax.Array, bool]:
+        rows = _lanes(axis_size, in_batched, args)
+        lanes = rows[0].shape[1]
+        found = run(*(r.reshape(axis_size * lanes, r.shape[2]) for r in rows))
+        return found.reshape(axis_size, lanes, found.shape[1]), True
+
+    return run
+
+
+def _loop(step: Callable[[Any, Any], Any], x: jax.Array) -> jax.Array:
+    def body(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        last, x = carry
+        now = step(last, x[i])
+        return now, x.at[i].set(now)
+
+    return jax.lax.fori_loop(0, x.shape[0], body, (jnp.zeros((), x.dtype), x))[1]
+
+
+def _flat_sum(x: jax.Array) -> jax.Array:
+    return jax.lax.platform_dependent(x, cpu=lambda x: _loop(jnp.add, x), default=jnp.cumsum)
+
+
+def _flat_max(x: jax.Array) -> jax.Array:
+    return jax.lax.platform_dependent(x, cpu=lambda x: _loop(jnp.maximum, x), default=jax.lax.cummax)
+
+
+def _offsets(lanes: int, size: int) -> jax.Array:
+    assert lanes * size < 2**31, f"{lanes} lanes of {size} elements need more than 32 bits of index"
+    return (jnp.arange(lanes, dtype=jnp.int32) * size)[:, None]
+
+
+@_over_lanes
+def _running_sum(x: jax.Array) -> jax.Array:
+    lanes, n = x.shape
+    flat = _flat_sum(x.reshape(lanes * n)).reshape(lanes, n)
+    # Integers wrap around, so that what the lanes before have added is taken away exactly.
+    before = jnp.concatenate([jnp.zeros((1, 1), x.dtype), flat[:-1, -1:]]) if n else jnp.zeros((lanes, 1), x.dtype)
+    return flat - before
+
+
+@functools.lru_cache
+def _running_max(bound: int) -> Callable[..., jax.Array]:
+    @_over_lanes
+    def run(x: jax.Array) -> jax.Array:
+        lanes, n = x.shape
+        offsets = _offsets(lanes, bound)
+        return _flat_max((x + offsets).reshape(lanes * n)).reshape(lanes, n) - offsets
+
+    return run
+
+
+@functools.lru_cache
+def _filled(size: int, bound: int) -> Callable[..., jax.Array]:
+    @_over_lanes
+    def run(starts: jax.Array, values: jax.Array, least: jax.Array) -> jax.Array:
+        lanes, places = starts.shape[0], size + 1
+        offsets = _offsets(lanes, bound)
+        # The first place of every lane is at least the lane's own zero, which is above the lane before.
+        marks = jnp.broadcast_to(offsets, (lanes, places)).reshape(lanes * places)
+        at = (starts + _offsets(lanes, places)).reshape(-1)
+        marks = marks.at[at].max((values + offsets).reshape(-1), mode="promise_in_bounds")
+        marks = marks.at[_offsets(lanes, places)[:, 0]].max((least + offsets)[:, 0], mode="promise_in_bounds")
+        return _flat_max(marks).reshape(lanes, places)[:, :size] - offsets
+
+    return run
+
+
+@functools.lru_cache
+def _added(size: int) -> Callable[..., jax.Array]:
+    @_over_lanes
+    def run(where: jax.Array, amounts: jax.Array) -> jax.Array:
+        lanes = where.shape[0]
+        at = (where + _offsets(lanes, size)).reshape(-1)
+        counts = jnp.zeros(lanes * size, amounts.dtype).at[at].add(amounts.reshape(-1), mode="promise_in_bounds")
+        return counts.reshape(lanes, size)
+
+    return run

@@ -1,0 +1,268 @@
+"""The particle filter of a `StateSpaceModel`: evidence, moments, and the history if it is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probinf.errors import ArgumentTypeError, InferenceError
+from probinf.language.primitives import Site, bind_sample
+from probinf.language.program import Program
+from probinf.language.staging import Arguments
+from probinf.random import as_key
+from probinf.representations.concrete import is_concrete
+from probinf.transformations.algorithms import check_particles
+from probinf.transformations.population import Resampling, log_mean_exp
+from probinf.transformations.resampling import effective_sample_size, scheme
+from probinf.transformations.stepping import emit_population
+from smc.proposals import Bootstrap, Proposal, lookahead, propose
+from smc.state_space_model import StateSpaceModel
+
+
+class History(eqx.Module):
+    """All particles of a filter run: what smoothers work on. Memory O(T N).
+
+    Attributes:
+        particles: (T, N, *state).
+        log_weights: (T, N) nats, unnormalised: filtering weights at each time, before any resampling.
+        ancestors: (T, N) integers: the particle at t - 1 that each particle at t came from; row 0 counts up.
+    """
+
+    particles: jax.Array
+    log_weights: jax.Array
+    ancestors: jax.Array
+
+
+class FilterRun(eqx.Module):
+    """What a particle filter found.
+
+    Attributes:
+        log_evidence: scalar, log of an unbiased estimate of p(y_0, ..., y_{T-1}), nats.
+        log_increments: (T,), estimates of log p(y_t | y_0, ..., y_{t-1}); their sum is `log_evidence`.
+        ess: (T,), effective sample sizes of the filtering weights.
+        mean: (T, *state) filtering means, or None.
+        variance: (T, *state) filtering variances, or None.
+        particles: (N, *state), the last population.
+        log_weights: (N,), its unnormalised weights, nats.
+        history: every population, or None.
+    """
+
+    log_evidence: jax.Array
+    log_increments: jax.Array
+    ess: jax.Array
+    mean: jax.Array | None
+    variance: jax.Array | None
+    particles: jax.Array
+    log_weights: jax.Array
+    history: History | None
+
+
+def particle_filter(
+    model: Any,
+    ys: Any,
+    key: Any = 0,
+    *,
+    num_particles: int = 1000,
+    proposal: Any = None,
+    resample: str = "systematic",
+    threshold: float = 0.5,
+    moments: bool = True,
+    history: bool = False,
+) -> FilterRun:
+    r"""Sequential Monte Carlo on a state-space model, compiled once per shape.
+
+    Before each move the population resamples if its effective sample size is at most `threshold * num_particles`
+    (weights times look-ahead, where the proposal has one). Claim: unbiased (evidence), consistent (moments).
+
+    It may be called inside `jax.jit`, `jax.vmap` (over keys, data or parameters: thousands of tracks as one batch) and
+    `jax.lax.scan`; values are then not checked.
+
+    Args:
+        model: the model.
+        ys: observations, (T, *observation).
+        key: key or integer seed.
+        num_particles: N.
+        proposal: `Bootstrap()` by default; `Guided`, `Linearised`.
+        resample: name of a resampling scheme.
+        threshold: 1 resamples before every move, 0 never.
+        moments: compute filtering means and variances.
+        history: keep every population, memory O(T N) instead of O(N).
+
+    Raises:
+        ArgumentError, ArgumentTypeError, UnknownNameError: an argument is out of range; it is named.
+        ModelError: a law of the model is not one distribution.
+        InferenceError: all particles have weight zero, or a weight is NaN; the time is named.
+
+    References:
+        Chopin & Papaspiliopoulos (2020), An Introduction to Sequential Monte Carlo, chapter 10.
+    """
+    if not isinstance(model, StateSpaceModel):
+        raise ArgumentTypeError(f"model: expected a StateSpaceModel, found {type(model).__name__}.")
+    check_particles(num_particles, threshold)
+    scheme(resample)
+    if not (proposal is None or isinstance(proposal, Proposal)):
+        raise ArgumentTypeError(f"proposal: expected a Proposal, found {type(proposal).__name__}.")
+    program = filter_program(
+        model,
+        ys,
+        num_particles=num_particles,
+        proposal=proposal,
+        resample=resample,
+        threshold=threshold,
+        moments=moments,
+        history=history,
+    )
+    found, _ = program.run(as_key(key, argument="key"))
+    _check_alive(found, type(model).__name__)
+    return found
+
+
+def filter_program(
+    model: StateSpaceModel,
+    ys: Any,
+    *,
+    num_particles: int,
+    proposal: Proposal | None = None,
+    resample: str = "systematic",
+    threshold: float = 0.5,
+    moments: bool = False,
+    history: bool = False,
+) -> Program:
+    """`particle_filter` as a program that draws the particles and their ancestors and returns a `FilterRun`.
+
+    So the filter can be enumerated exactly, put inside another program, and run by another interpreter. It does not
+    score its evidence.
+    """
+    settings = _Settings(int(num_particles), Resampling(resample, float(threshold)), bool(moments), bool(history))
+    arguments = Arguments.split((model, model.check_data(ys), proposal or Bootstrap(), settings), {})
+    return Program(f"particle_filter({type(model).__name__})", _filter, arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    num: int
+    rule: Resampling
+    moments: bool
+    history: bool
+
+
+_FIRST = ("x0", "y0")
+
+
+class _Population(NamedTuple):
+    """Particles, log weights, and what is known of the weights: their log mean and effective sample size."""
+
+    x: jax.Array
+    log_weights: jax.Array
+    log_mean: jax.Array
+    ess: jax.Array
+
+
+def _filter(model: StateSpaceModel, ys: jax.Array, proposal: Proposal, settings: _Settings) -> FilterRun:
+    num, dtype = settings.num, jnp.result_type(float)
+    zero = jnp.zeros(num, dtype)
+    first, log_weights, _ = emit_population(
+        lambda _: propose(proposal, model, jnp.asarray(0), None, ys[0], _FIRST), zero, zero
+    )
+    index = jnp.arange(num, dtype=jnp.int32)
+    start, report = _weigh(first, log_weights, index, settings)
+    looks = _looks_ahead(proposal, model, first, ys)
+
+    def step(now: _Population, row: tuple) -> tuple[_Population, tuple]:
+        t, y = row
+        by, log_mean, ess, ahead = now.log_weights, now.log_mean, now.ess, None
+        if looks:
+            ahead = jax.vmap(lambda x: _ahead(proposal, model, t, x, y))(now.x)
+            by = by + ahead
+            log_mean, ess = log_mean_exp(by), effective_sample_size(by)
+        (x, ahead, ancestors), by, collected = _resample(
+            settings.rule, (now.x, ahead, index if settings.history else None), by, log_mean, ess
+        )
+        moved, log_weights, _ = emit_population(lambda x: propose(proposal, model, t, x, y), x, by)
+        if ahead is not None:
+            log_weights = log_weights - ahead
+        new, report = _weigh(moved.astype(x.dtype), log_weights, ancestors, settings)
+        return new, (collected + new.log_mean - now.log_mean, report)
+
+    last, (increments, later) = jax.lax.scan(step, start, (jnp.arange(1, ys.shape[0]), ys[1:]))
+    increments, (ess, mean, variance, kept) = jax.tree.map(
+        lambda a, b: jnp.concatenate([a[None], b]), (start.log_mean, report), (increments, later)
+    )
+    return FilterRun(jnp.sum(increments), increments, ess, mean, variance, last.x, last.log_weights, kept)
+
+
+def _weigh(x: jax.Array, log_weights: jax.Array, ancestors: Any, settings: _Settings) -> tuple[_Population, tuple]:
+    """Everything that takes the weights themselves, from one exponential of each."""
+    top = jnp.max(log_weights)
+    safe = jnp.where(jnp.isfinite(top), top, 0)
+    weights = jnp.exp(log_weights - safe)
+    total, squares = jnp.sum(weights), jnp.sum(weights * weights)
+    dead = total <= 0  # a NaN is not
+    log_mean = jnp.where(dead, -jnp.inf, safe + jnp.log(jnp.where(dead, 1, total) / settings.num))
+    ess = jnp.where(dead, 0, total * total / jnp.where(dead, 1, squares))
+    mean = variance = None
+    if settings.moments:
+        values = x.astype(weights.dtype)
+        mean = jnp.tensordot(weights, values, axes=1) / total
+        variance = jnp.tensordot(weights, (values - mean[None]) ** 2, axes=1) / total
+    kept = History(x, log_weights, ancestors) if settings.history else None
+    return _Population(x, log_weights, log_mean, ess), (ess, mean, variance, kept)
+
+
+def _resample(
+    rule: Resampling, rows: Any, log_weights: jax.Array, log_mean: jax.Array, ess: jax.Array
+) -> tuple[Any, jax.Array, jax.Array]:
+    """Resample the rows if the rule says so: new rows, log weights, and the log evidence collected."""
+    num = log_weights.shape[0]
+    if rule.threshold <= 0:
+        return rows, log_weights, jnp.zeros_like(log_mean)
+
+    def chosen(rows: Any, log_weights: jax.Array) -> Any:
+        (ancestors,) = bind_sample(Site(""), scheme(rule.scheme)(log_weights, num))
+        return jax.tree.map(lambda a: jnp.take(a, ancestors, axis=0, mode="clip"), rows)
+
+    due = (log_mean > -jnp.inf) & (ess <= rule.threshold * num)
+    rows = jax.lax.cond(due, chosen, lambda rows, _: rows, rows, log_weights)
+    return rows, jnp.where(due, 0, log_weights), jnp.where(due, log_mean, 0)
+
+
+def _ahead(proposal: Proposal, model: StateSpaceModel, t: Any, x: Any, y: Any) -> jax.Array:
+    value = lookahead(proposal, model, t, x, y)
+    assert value is not None
+    return value
+
+
+def _looks_ahead(proposal: Proposal, model: StateSpaceModel, xs: jax.Array, ys: jax.Array) -> bool:
+    found: list[bool] = []
+
+    def probe(x: jax.Array, y: jax.Array) -> jax.Array:
+        found.append(lookahead(proposal, model, jnp.asarray(1), x, y) is not None)
+        return x
+
+    jax.eval_shape(probe, xs[0], ys[0])
+    return found[0]
+
+
+def _check_alive(found: FilterRun, name: str) -> None:
+    if not is_concrete(found.log_increments):
+        return
+    increments = np.asarray(found.log_increments)
+    wrong = ~np.isfinite(increments)
+    if not wrong.any():
+        return
+    t = int(np.argmax(wrong))
+    if np.isneginf(increments[t]):
+        raise InferenceError(
+            f"particle_filter: every particle of {name} has weight zero at t = {t}: no particle explains ys[{t}]. "
+            "Likely causes: an outlier under a light-tailed observation, a hard constraint, too few particles; a "
+            "proposal that looks at the observation (smc.Linearised()) or heavier tails help."
+        )
+    raise InferenceError(
+        f"particle_filter: the weights of {name} are {increments[t]} at t = {t}. Likely causes: log or sqrt of a "
+        "negative number, 0/0 or an overflow in a law of the model or of the proposal; -inf is the legal zero."
+    )

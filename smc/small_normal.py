@@ -1,0 +1,72 @@
+"""Multivariate normals of few dimensions for many particles: linear algebra written out, entry by entry.
+
+Batched LAPACK calls cost a microsecond for every small matrix. Written out, each entry is an array over the particles,
+and the compiler vectorises over them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+_SMALL = 8  # beyond this the written-out form is long to compile, and LAPACK's overhead no longer dominates
+
+
+def cholesky(matrix: jax.Array) -> jax.Array:
+    """Lower Cholesky factor (d, d); NaN if the matrix is not positive definite."""
+    dim = matrix.shape[-1]
+    if dim > _SMALL:
+        return jnp.linalg.cholesky((matrix + jnp.swapaxes(matrix, -1, -2)) / 2)
+    rows: list[list[Any]] = []
+    for i in range(dim):
+        row: list[Any] = []
+        for j in range(i + 1):
+            rest = matrix[..., i, j] - sum(row[k] * (row[k] if i == j else rows[j][k]) for k in range(j))
+            row.append(jnp.sqrt(rest) if i == j else rest / rows[j][j])
+        rows.append(row)
+    zero = jnp.zeros_like(matrix[..., 0, 0])
+    return jnp.stack([jnp.stack([*r, *[zero] * (dim - len(r))], axis=-1) for r in rows], axis=-2)
+
+
+def solve_lower(factor: jax.Array, right: jax.Array) -> jax.Array:
+    """L^-1 b for a lower factor (d, d) and b of shape (d,) or (d, m)."""
+    dim = factor.shape[-1]
+    if dim > _SMALL:
+        return jax.scipy.linalg.solve_triangular(factor, right, lower=True)
+    solved: list[Any] = []
+    for i in range(dim):
+        rest = right[i] - sum(factor[i, k] * solved[k] for k in range(i))
+        solved.append(rest / factor[i, i])
+    return jnp.stack(solved)
+
+
+class SmallNormal(dist.MultivariateNormal):
+    """`MultivariateNormal(loc, scale_tril=...)` whose draws and densities are written out for few dimensions."""
+
+    def __init__(self, loc: Any, scale_tril: Any, *, validate_args: bool | None = None) -> None:
+        super().__init__(loc=loc, scale_tril=scale_tril, validate_args=validate_args)
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        shape = (*sample_shape, *self.batch_shape, *self.event_shape)
+        noise = jax.random.normal(key, shape, jnp.result_type(self.loc))
+        factor, dim = jnp.asarray(self.scale_tril), self.event_shape[0]
+        if dim > _SMALL:
+            return jnp.asarray(self.loc) + jnp.squeeze(factor @ noise[..., None], -1)
+        moved = [sum(factor[..., i, k] * noise[..., k] for k in range(i + 1)) for i in range(dim)]
+        return jnp.asarray(self.loc) + jnp.stack([jnp.broadcast_to(m, shape[:-1]) for m in moved], axis=-1)
+
+    def log_prob(self, value: Any) -> jax.Array:
+        factor, dim = jnp.asarray(self.scale_tril), self.event_shape[0]
+        if dim > _SMALL:
+            return jnp.asarray(super().log_prob(value))
+        gap = jnp.asarray(value) - self.loc
+        white: list[Any] = []
+        for i in range(dim):
+            rest = gap[..., i] - sum(factor[..., i, k] * white[k] for k in range(i))
+            white.append(rest / factor[..., i, i])
+        log_det = sum(jnp.log(factor[..., i, i]) for i in range(dim))
+        return jnp.asarray(-0.5 * sum(w * w for w in white) - log_det - 0.5 * dim * math.log(2 * math.pi))

@@ -1,0 +1,1 @@
+"""Particle smoothing: the law of all states given all observations."""
