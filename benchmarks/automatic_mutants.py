@@ -21,6 +21,11 @@ MODULES = (
         for name in (
             "population",
             "resampling",
+            "ancestors",
+            "inversion",
+            "branching",
+            "killing",
+            "running",
             "conditional",
             "ancestor_sampling",
             "collapsing",

@@ -560,6 +560,7 @@ BY_MODULE: dict[str, list[Check]] = {
     "transformations.inversion": RESAMPLING,
     "transformations.branching": [*RESAMPLING, *CONDITIONAL],
     "transformations.killing": [*RESAMPLING, *CONDITIONAL],
+    "transformations.running": [*RESAMPLING, *CONDITIONAL],
     "transformations.conditional": [*CONDITIONAL, *REFERENCES],
     "transformations.ancestor_sampling": [Check(LAW, moves.exchanges), *REFERENCES],
     "transformations.collapsing": COLLAPSING,

@@ -13,6 +13,7 @@ _WHERE = {
     "Smoothed": "smc.smoothing.smooth",
     "smooth": "smc.smoothing.smooth",
     "SmoothingMethod": "smc.smoothing.method",
+    "TwoFilter": "smc.smoothing.two_filter",
     "Bootstrap": "smc.proposals",
     "EnsembleKalmanFilter": "smc.ensemble",
     "FilterRun": "smc.filtering",
@@ -24,7 +25,7 @@ _WHERE = {
     "filter_program": "smc.filtering",
     "particle_filter": "smc.filtering",
     "EKF": "smc.extended",
-    "ParticleFilter": "smc.particle_filter",
+    "ParticleFilter": "smc.particles",
     "Population": "probinf.representations.population",
     "Resampling": "probinf.transformations.population",
     "SCHEMES": "probinf.transformations.resampling",
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
     from smc.gaussian_sum import GaussianSum
     from smc.method import SMC
     from smc.optimal_transport import transport
-    from smc.particle_filter import ParticleFilter
+    from smc.particles import ParticleFilter
     from smc.pipeline import Algorithm, at_each_observation, finish, move, resample, spawn
     from smc.proposals import Bootstrap, Guided, Linearised, Proposal
     from smc.smc2 import SMC2
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
     from smc.smoothing.marginal import MarginalSmoothing
     from smc.smoothing.method import SmoothingMethod
     from smc.smoothing.smooth import Smoothed, smooth
+    from smc.smoothing.two_filter import TwoFilter
     from smc.state_space_model import StateSpaceModel
     from smc.tempered import TemperedSMC
     from smc.unscented import UKF

@@ -12,7 +12,7 @@ from probinf.streaming import AbstractFilterMethod, stack_beliefs, unstack_belie
 from smc.ensemble import EnsembleKalmanFilter
 from smc.extended import EKF
 from smc.gaussian_sum import GaussianSum
-from smc.particle_filter import ParticleFilter
+from smc.particles import ParticleFilter
 from smc.unscented import UKF
 from tests.streaming_models import beacons, cruise, cruise_log, joint_gaussian
 

@@ -1,5 +1,6 @@
 """Imports point one way, and the heavy ones wait until they are needed."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -112,3 +113,12 @@ def test_the_checker_finds_what_points_back_and_nothing_else(case, tmp_path):
         assert len(found) == 1
         assert found[0].startswith(f"{path}:")
         assert expected in found[0]
+
+
+@pytest.mark.parametrize("package", ["probinf", "smc"])
+def test_no_public_name_is_hidden_by_a_module(package):
+    """Importing `smc.x` sets the attribute `x` of `smc`: a lazy public name of the same spelling would be lost."""
+    folder = ROOT / package
+    modules = {p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")}
+    names = set(importlib.import_module(package).__all__)
+    assert not modules & names

@@ -10,8 +10,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probinf.errors import UnknownNameError
+from probinf.errors import ArgumentError, UnknownNameError
 from probinf.transformations.branching import ssp_ancestors
+from probinf.transformations.conditional import Conditional
 from probinf.transformations.killing import killing_ancestors
 from probinf.transformations.resampling import (
     SCHEMES,
@@ -404,3 +405,23 @@ def test_residual_without_a_rest_has_one_outcome():
 def test_an_unknown_scheme_is_refused_with_the_nearest_name():
     with pytest.raises(UnknownNameError, match="Did you mean 'stratified'"):
         scheme("stratifed")
+
+
+def test_an_unknown_scheme_is_answered_with_the_list():
+    with pytest.raises(UnknownNameError, match="'killing', 'multinomial', 'residual', 'ssp', 'stratified'"):
+        scheme("antithetic")
+
+
+def test_a_scheme_of_ones_own_is_reached_by_name_and_says_what_it_lacks(monkeypatch):
+    class Last(Systematic):
+        """The systematic scheme under another name, without a conditional law."""
+
+    monkeypatch.setitem(SCHEMES, "last", Last)
+    assert scheme("last") is Last
+    with pytest.raises(ArgumentError, match="Last has no conditional law"):
+        Conditional(jnp.zeros(3), 3, "last").sample(jax.random.key(0))
+
+
+def test_a_killing_scheme_with_other_numbers_of_slots_has_no_conditional_law():
+    with pytest.raises(ArgumentError, match="needs 3 slots, found 2"):
+        Conditional(jnp.zeros(3), 2, "killing").sample(jax.random.key(0))

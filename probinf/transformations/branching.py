@@ -10,8 +10,8 @@ Algorithm 2):
 and the other stays open with the rest. The open fraction is a prefix sum modulo one whatever is drawn, so nothing has
 to be scanned: exchanges are independent coins, and who is open is a running maximum. The fractions are integers of
 fixed point, which wrap around at one: their prefix sums are exact. O(N), two to four times as long as systematic
-resampling. Offspring are negatively associated, hence consistency and a bound on the variance in any order of the
-particles, which systematic resampling does not have.
+resampling and as long as one scan over scalars. Offspring are negatively associated, hence consistency and a bound on
+the variance in any order of the particles, which systematic resampling does not have.
 """
 
 from __future__ import annotations

@@ -88,8 +88,7 @@ def over_blocks(
     pairs = TransitionDensities.of(model, t, before)
 
     def block(inputs: tuple) -> Any:
-        # Whatever made the successors (a gather, say) is done once for each of them and not once for every pair.
-        after, rows = jax.lax.optimization_barrier(inputs)
+        after, rows = inputs
         logits = log_weights[None, :] + pairs.all_pairs(after).astype(log_weights.dtype)
         peak = safe_max(logits, axis=1)
         return function(jnp.exp(logits - peak), peak[:, 0], rows)

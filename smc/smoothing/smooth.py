@@ -143,8 +143,9 @@ def _smooth(
 ) -> tuple[Smoothed, Array, Array | None]:
     draws = method.draw(model, ys, history, key)
     weights = jax.nn.softmax(draws.log_weights, axis=1)
-    mean = _average(weights, draws.particles)
-    variance = _average(weights, (draws.particles - mean[:, None]) ** 2)
+    values = draws.particles.astype(weights.dtype)  # states may be integers
+    mean = _average(weights, values)
+    variance = _average(weights, (values - mean[:, None]) ** 2)
     distinct = None
     if draws.indices is not None:
         num = history.log_weights.shape[1]
