@@ -110,6 +110,16 @@ def test_the_state_space_page_runs():
     assert abs(float(scope["fast"].log_evidence - scope["run"].log_evidence)) < 3.0
 
 
+def test_the_smoothing_page_runs():
+    scope: dict = {}
+    for code in blocks("docs/smoothing.md"):
+        exec(code.replace("num_draws=500", "num_draws=5"), scope)
+    # Smoothed means correlate with the truth far above what 100 unrelated numbers would do by chance (0.1).
+    assert np.corrcoef(np.asarray(scope["states"]), np.asarray(scope["smoothed"].mean))[0, 1] > 0.5
+    assert np.abs(np.asarray(scope["cheap"].mean - scope["smoothed"].mean)).max() < 0.5
+    assert scope["weights"].shape == (100, 500)
+
+
 def test_every_page_is_in_the_navigation():
     pages = {p.name for p in (ROOT / "docs").glob("*.md")}
     assert pages == set(re.findall(r": (\S+\.md)", (ROOT / "mkdocs.yml").read_text()))

@@ -125,8 +125,8 @@ def walk_evidence(ys, persistence=0.9, scale=0.7):
 
 @pytest.mark.parametrize(
     "proposal",
-    [Bootstrap(), Linearised(), Linearised("unscented"), Linearised(adapted=True)],
-    ids=["bootstrap", "extended", "unscented", "adapted"],
+    [Bootstrap(), Linearised(), Linearised(adapted=True)],
+    ids=["bootstrap", "extended", "adapted"],
 )
 def test_the_kalman_filter_is_found(proposal):
     """60 runs; the mean of the evidence ratio within 5 of its standard errors (false alarm below 1e-5 for near-normal

@@ -21,9 +21,10 @@ from probinf.transformations.targets import Prefix, Tempered
 from probinf.validity.rank_tests import check_ranks
 
 KERNELS = [pi.hmc(0.3, 4), pi.nuts_kernel(0.4, max_tree_depth=4), pi.mala(0.15), pi.slice_sampling(), pi.mclmc(0.5, 4)]
+SLOW = pytest.mark.slow  # some of each kind are enough for every change; the nightly lane runs all
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+@pytest.mark.parametrize("kernel", [*KERNELS[:2], *(pytest.param(k, marks=SLOW) for k in KERNELS[2:])], ids=str)
 def test_moves_keep_continuous_programs(kernel):
     checks = list(check_ranks(kernel, 0, kernel.name))
     assert all(c.passed for c in checks), checks
@@ -222,13 +223,18 @@ def slice_half_way(target, state):
 
 @pytest.mark.parametrize(
     "step",
-    [langevin_without_its_correction, hamiltonian(with_momentum=False), slice_half_way],
+    [
+        langevin_without_its_correction,
+        pytest.param(hamiltonian(with_momentum=False), marks=SLOW),
+        pytest.param(slice_half_way, marks=SLOW),
+    ],
     ids=["mala", "hmc", "slice"],
 )
 def test_broken_moves_are_caught(step):
     assert failed(Kernel("broken", step, Claim.REVERSIBLE))
 
 
+@pytest.mark.slow
 def test_the_same_trajectory_with_its_momentum_passes():
     assert not failed(Kernel("by hand", hamiltonian(with_momentum=True), Claim.REVERSIBLE))
 

@@ -496,15 +496,15 @@ def test_evidence_times_smoothed_mean_is_unbiased(monkeypatch, key):
 
 
 def test_smoothed_moments_of_many_particles():
-    """N = 3000: the mean's error is some 1/sqrt(3000) posterior sd; 8 times that has probability below 1e-9."""
-    _, ys = Walk().simulate(4, 40)
+    """N = 1500: the mean's error is some 1/sqrt(N) posterior sd; 8 times that has probability below 1e-9."""
+    _, ys = Walk().simulate(4, 25)
     log_evidence, means, variances = kalman_smoother(ys)
-    run = particle_filter(Walk(), ys, 1, num_particles=3000, history=True)
-    for method in (smc.BackwardSampling(), smc.BackwardSampling(rule="mcmc", moves=2), smc.MarginalSmoothing()):
+    run = particle_filter(Walk(), ys, 1, num_particles=1500, history=True)
+    for method in (smc.BackwardSampling(), smc.BackwardSampling(rule="mcmc", moves=2)):
         found = smc.smooth(Walk(), ys, 1, method=method, run=run)
         error = (np.asarray(found.mean) - means) / np.sqrt(variances)
-        assert np.abs(error).max() < 8 / np.sqrt(3000)
-        np.testing.assert_allclose(found.variance, variances, rtol=8 * np.sqrt(2 / 3000))
+        assert np.abs(error).max() < 8 / np.sqrt(1500)
+        np.testing.assert_allclose(found.variance, variances, rtol=8 * np.sqrt(2 / 1500))
         assert abs(float(found.log_evidence) - log_evidence) < 0.5
         np.testing.assert_allclose(found.expectation(lambda x: x), found.mean, rtol=1e-9)
 

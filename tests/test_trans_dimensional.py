@@ -154,6 +154,7 @@ def mixture_states():
     return y, jax.tree.map(jnp.asarray, states)
 
 
+@pytest.mark.slow
 def test_the_mixture_moves_are_involutions_with_the_jacobian_of_richardson_and_green():
     y, states = mixture_states()
     reports = check_involution(mixture_moves.sampler(y), mixture_moves.target(y), states, num_draws=3)

@@ -40,7 +40,7 @@ class BackwardSampling(SmoothingMethod):
         rule: how a predecessor is found.
             "exact" weighs all N particles, O(N) a path and step.
             "rejection" accepts candidates with probability density / bound; the same law. Its cost does not grow with N
-            where the bound is tight, and is never much above that of "exact".
+            where the bound is tight, and is about twice that of "exact" where it is bad.
             "mcmc" makes a few Metropolis moves from the filter's own ancestor, O(log N).
         bound: for "rejection": log of an upper bound on p(x_{t+1} | x_t), a number or a function of (model, t + 1).
             By default the model's method `log_transition_bound(t)`, or the height of the mode of Normal,

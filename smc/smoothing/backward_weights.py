@@ -13,8 +13,8 @@ from smc.smoothing.pairs import TransitionDensities
 from smc.smoothing.search import block_size, safe_max, search
 from smc.state_space_model import StateSpaceModel
 
-# Pairs whose weights are in memory at once. On a CPU they stay in its cache (measured: 2 MB of float32 is best and half
-# or twice as much costs 10 %); other devices want long loops and have the memory.
+# Pairs whose weights are in memory at once. On a CPU they stay in its cache (measured with N = 1000 and float32: blocks
+# of 500 successors cost 1.7 ns a pair, blocks of 125 2.1 ns); other devices want long loops and have the memory.
 _PAIRS_AT_ONCE = {"cpu": 2**19}
 _PAIRS_ELSEWHERE = 2**26
 
