@@ -49,6 +49,7 @@ class Mutant:
 P, R = "transformations.population", "transformations.resampling"
 ANCESTORS, INVERSION = "transformations.ancestors", "transformations.inversion"
 BRANCHING, KILLING = "transformations.branching", "transformations.killing"
+RUNNING = "transformations.running"
 C, A = "transformations.conditional", "transformations.ancestor_sampling"
 L, G, J = "transformations.collapsing", "transformations.importance", "transformations.rejuvenation"
 T, S = "transformations.traces", "transformations.targets"
@@ -131,6 +132,7 @@ MUTANTS = [
     Mutant("SSP gives the further child to the lighter one", BRANCHING, "< self.old) == self.carries",
            "< self.old) != self.carries"),
     Mutant("SSP loses the last open fraction", BRANCHING, "counts.at[holder[-1]].add(left)", "counts"),
+    Mutant("a running maximum that adds up", RUNNING, "_loop(jnp.maximum, x)", "_loop(jnp.add, x)"),
     Mutant("killed slots are taken by their own uniform", KILLING,
            "again = (coins - chance) / ", "again = coins + 0 * "),
     Mutant("survival by the normalised weight", KILLING, "chance = weights_from_log(log_weights)[kept]",
