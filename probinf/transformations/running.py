@@ -97,7 +97,7 @@ def _in_turn(half: Half, num: int) -> Callable[..., jax.Array]:
         return jax.vmap(lambda uniforms, log_weights: half(uniforms, log_weights, num))(*lanes)
 
     @run.def_vmap
-    def rule(axis_size: int, in_batched: list[bool], *args: jax.Array) -> tuple[jax.Array, bool]:
+    def rule(axis_size: int, in_batched: list[bool], *args: Any) -> tuple[jax.Array, bool]:
         lanes = _lanes(axis_size, in_batched, args)
         if lanes[1].shape[-1] < _LONG:
             return together(*lanes), True
@@ -107,8 +107,11 @@ def _in_turn(half: Half, num: int) -> Callable[..., jax.Array]:
     return run
 
 
-def _lanes(axis_size: int, in_batched: list[bool], args: tuple[jax.Array, ...]) -> list[jax.Array]:
-    return [a if b else jnp.broadcast_to(a, (axis_size, *a.shape)) for a, b in zip(args, in_batched, strict=True)]
+def _lanes(axis_size: int, in_batched: list[bool], args: tuple[Any, ...]) -> list[jax.Array]:
+    return [
+        jnp.asarray(a) if b else jnp.broadcast_to(a, (axis_size, *a.shape))
+        for a, b in zip(args, in_batched, strict=True)
+    ]
 
 
 # -- lanes laid end to end ---------------------------------------------------------------------------------------------
@@ -119,7 +122,7 @@ def _over_lanes(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     run = custom_vmap(function)
 
     @run.def_vmap
-    def rule(axis_size: int, in_batched: list[bool], *args: jax.Array) -> tuple[jax.Array, bool]:
+    def rule(axis_size: int, in_batched: list[bool], *args: Any) -> tuple[jax.Array, bool]:
         rows = _lanes(axis_size, in_batched, args)
         lanes = rows[0].shape[1]
         found = run(*(r.reshape(axis_size * lanes, r.shape[2]) for r in rows))
