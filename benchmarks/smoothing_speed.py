@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 
+from benchmarks.filter_peers import LinearGaussian
 from benchmarks.record import Row, quartiles
 from smc.filtering import FilterRun, particle_filter
 from smc.smoothing.backward_sampling import BackwardSampling
 from smc.smoothing.smooth import smooth
-from smc.state_space_model import StateSpaceModel
-
-
-class LinearGaussian(StateSpaceModel):
-    """x_0 ~ N(0, 1), x_t = 0.9 x + N(0, 1), y_t = x_t + N(0, 1)."""
-
-    persistence: Any
-
-    def initial(self):
-        return dist.Normal(0.0, 1.0)
-
-    def transition(self, t, x):
-        return dist.Normal(self.persistence * x, 1.0)
-
-    def observation(self, t, x):
-        return dist.Normal(x, 1.0)
 
 
 def ours(model: LinearGaussian, ys: jax.Array, run: FilterRun, method: BackwardSampling) -> Callable[[int], np.ndarray]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from probinf.errors import ArgumentTypeError, InferenceError
+from probinf.language.distributions import standard_promotion
 from probinf.language.primitives import Site, bind_sample
 from probinf.language.program import Program
 from probinf.language.staging import Arguments
@@ -20,7 +21,7 @@ from probinf.transformations.algorithms import check_particles
 from probinf.transformations.population import Resampling, log_mean_exp
 from probinf.transformations.resampling import effective_sample_size, scheme
 from probinf.transformations.stepping import emit_population
-from smc.proposals import Bootstrap, Proposal, lookahead, propose
+from smc.proposals import Bootstrap, Proposal
 from smc.state_space_model import StateSpaceModel
 
 
@@ -167,23 +168,22 @@ def _filter(model: StateSpaceModel, ys: jax.Array, proposal: Proposal, settings:
     num, dtype = settings.num, jnp.result_type(float)
     zero = jnp.zeros(num, dtype)
     first, log_weights, _ = emit_population(
-        lambda _: propose(proposal, model, jnp.asarray(0), None, ys[0], _FIRST), zero, zero
+        lambda _: proposal.propose(model, jnp.asarray(0), None, ys[0], _FIRST), zero, zero
     )
     index = jnp.arange(num, dtype=jnp.int32)
     start, report = _weigh(first, log_weights, index, settings)
-    looks = _looks_ahead(proposal, model, first, ys)
 
     def step(now: _Population, row: tuple) -> tuple[_Population, tuple]:
         t, y = row
-        by, log_mean, ess, ahead = now.log_weights, now.log_mean, now.ess, None
-        if looks:
-            ahead = jax.vmap(lambda x: _ahead(proposal, model, t, x, y))(now.x)
+        by, log_mean, ess = now.log_weights, now.log_mean, now.ess
+        ahead = _lookahead(proposal, model, t, now.x, y)
+        if ahead is not None:
             by = by + ahead
             log_mean, ess = log_mean_exp(by), effective_sample_size(by)
         (x, ahead, ancestors), by, collected = _resample(
             settings.rule, (now.x, ahead, index if settings.history else None), by, log_mean, ess
         )
-        moved, log_weights, _ = emit_population(lambda x: propose(proposal, model, t, x, y), x, by)
+        moved, log_weights, _ = emit_population(lambda x: proposal.propose(model, t, x, y), x, by)
         if ahead is not None:
             log_weights = log_weights - ahead
         new, report = _weigh(moved.astype(x.dtype), log_weights, ancestors, settings)
@@ -231,21 +231,12 @@ def _resample(
     return rows, jnp.where(due, 0, log_weights), jnp.where(due, log_mean, 0)
 
 
-def _ahead(proposal: Proposal, model: StateSpaceModel, t: Any, x: Any, y: Any) -> jax.Array:
-    value = lookahead(proposal, model, t, x, y)
-    assert value is not None
-    return value
-
-
-def _looks_ahead(proposal: Proposal, model: StateSpaceModel, xs: jax.Array, ys: jax.Array) -> bool:
-    found: list[bool] = []
-
-    def probe(x: jax.Array, y: jax.Array) -> jax.Array:
-        found.append(lookahead(proposal, model, jnp.asarray(1), x, y) is not None)
-        return x
-
-    jax.eval_shape(probe, xs[0], ys[0])
-    return found[0]
+def _lookahead(proposal: Proposal, model: StateSpaceModel, t: Any, x: jax.Array, y: jax.Array) -> jax.Array | None:
+    """Look-ahead log weights of all particles (N,), nats; None where the proposal has none."""
+    with standard_promotion():
+        if jax.eval_shape(lambda x, y: proposal.log_lookahead(model, t, x, y), x[0], y) is None:
+            return None
+        return jax.vmap(lambda x: proposal.log_lookahead(model, t, x, y))(x)
 
 
 def _check_alive(found: FilterRun, name: str) -> None:

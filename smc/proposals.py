@@ -36,8 +36,20 @@ class Proposal(eqx.Module):
         return None
 
     def log_lookahead(self, model: StateSpaceModel, t: Any, x: Any, y: Any) -> jax.Array | None:
-        """Log of the guess at p(y_t | x_{t-1}), nats; None for no look-ahead."""
+        """Log of the guess at p(y_t | x_{t-1}), a scalar, nats; None for no look-ahead."""
         return None
+
+    def propose(self, model: StateSpaceModel, t: Any, x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> jax.Array:
+        """Draw x_t, (*state), given x_{t-1} = x, and score it: the statements of one step (x_0 where `x` is None)."""
+        with standard_promotion():
+            prior = model.initial() if x is None else model.transition(t, x)
+            law = self.initial(model, y) if x is None else self.law(model, t, x, y)
+        (new,) = bind_sample(Site(names[0]), prior if law is None else law)
+        score = model.log_observation(t, new, y)
+        if law is not None:
+            score = score + log_density(prior, new) - log_density(law, new)
+        bind_factor(Site(names[1]), score)
+        return new
 
 
 class Bootstrap(Proposal):
@@ -147,27 +159,6 @@ class Linearised(Proposal):
         if shape == ():
             return dist.Normal(centre[0], tightened[0, 0]), log_predictive
         return SmallNormal(centre, tightened), log_predictive
-
-
-def propose(
-    proposal: Proposal, model: StateSpaceModel, t: Any, x: Any, y: Any, names: tuple[str, str] = ("x", "y")
-) -> jax.Array:
-    """Draw x_t and score it: the statements of one step of the filter (x_0 where `x` is None)."""
-    with standard_promotion():
-        prior = model.initial() if x is None else model.transition(t, x)
-        law = proposal.initial(model, y) if x is None else proposal.law(model, t, x, y)
-    (new,) = bind_sample(Site(names[0]), prior if law is None else law)
-    score = model.log_observation(t, new, y)
-    if law is not None:
-        score = score + log_density(prior, new) - log_density(law, new)
-    bind_factor(Site(names[1]), score)
-    return new
-
-
-def lookahead(proposal: Proposal, model: StateSpaceModel, t: Any, x: Any, y: Any) -> jax.Array | None:
-    """The proposal's look-ahead for one particle, nats, or None."""
-    with standard_promotion():
-        return proposal.log_lookahead(model, t, x, y)
 
 
 def _checked(name: str, law: Any) -> dist.Distribution:

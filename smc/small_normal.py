@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-_SMALL = 8  # beyond this the written-out form is long to compile, and LAPACK's overhead no longer dominates
+SMALL = 8  # beyond this the written-out form is long to compile, and LAPACK's overhead no longer dominates
 
 
 def cholesky(matrix: jax.Array) -> jax.Array:
     """Lower Cholesky factor (d, d); NaN if the matrix is not positive definite."""
     dim = matrix.shape[-1]
-    if dim > _SMALL:
+    if dim > SMALL:
         return jnp.linalg.cholesky((matrix + jnp.swapaxes(matrix, -1, -2)) / 2)
     rows: list[list[Any]] = []
     for i in range(dim):
@@ -35,7 +35,7 @@ def cholesky(matrix: jax.Array) -> jax.Array:
 def solve_lower(factor: jax.Array, right: jax.Array) -> jax.Array:
     """L^-1 b for a lower factor (d, d) and b of shape (d,) or (d, m)."""
     dim = factor.shape[-1]
-    if dim > _SMALL:
+    if dim > SMALL:
         return jax.scipy.linalg.solve_triangular(factor, right, lower=True)
     solved: list[Any] = []
     for i in range(dim):
@@ -54,14 +54,14 @@ class SmallNormal(dist.MultivariateNormal):
         shape = (*sample_shape, *self.batch_shape, *self.event_shape)
         noise = jax.random.normal(key, shape, jnp.result_type(self.loc))
         factor, dim = jnp.asarray(self.scale_tril), self.event_shape[0]
-        if dim > _SMALL:
+        if dim > SMALL:
             return jnp.asarray(self.loc) + jnp.squeeze(factor @ noise[..., None], -1)
         moved = [sum(factor[..., i, k] * noise[..., k] for k in range(i + 1)) for i in range(dim)]
         return jnp.asarray(self.loc) + jnp.stack([jnp.broadcast_to(m, shape[:-1]) for m in moved], axis=-1)
 
     def log_prob(self, value: Any) -> jax.Array:
         factor, dim = jnp.asarray(self.scale_tril), self.event_shape[0]
-        if dim > _SMALL:
+        if dim > SMALL:
             return jnp.asarray(super().log_prob(value))
         gap = jnp.asarray(value) - self.loc
         white: list[Any] = []

@@ -82,6 +82,9 @@ class StateSpaceModel(eqx.Module):
 
         Returns:
             States (T, *state) and observations (T, *observation).
+
+        Raises:
+            ArgumentError: `num_steps` is below 1.
         """
         if num_steps < 1:
             raise ArgumentError(f"num_steps: expected at least 1, found {num_steps}.")
@@ -106,6 +109,9 @@ class StateSpaceModel(eqx.Module):
             ys: observations (T, *observation).
             proposal: a `smc.Proposal` that draws the states instead, weighted so that the measure is the same; a
                 population of this program is the guided filter.
+
+        Raises:
+            ArgumentError, ModelError: as `check_data`.
         """
         return Program(type(self).__name__, _as_program, Arguments.split((self, self.check_data(ys), proposal), {}))
 
@@ -180,9 +186,7 @@ def _as_program(self: StateSpaceModel, ys: Any, proposal: Any) -> Any:
 
 def _one_step(self: StateSpaceModel, t: Any, x: Any, y: Any, proposal: Any, names: tuple[str, str]) -> Any:
     if proposal is not None:
-        from smc.proposals import propose
-
-        return propose(proposal, self, t, x, y, names)
+        return proposal.propose(self, t, x, y, names)
     x = statements.sample(names[0], _law(self.initial) if x is None else _law(self.transition, t, x))
     if self.missing == "nan":
         statements.factor(names[1], self.log_observation(t, x, y))

@@ -65,6 +65,13 @@ def emit_population(
 ) -> tuple[Any, jax.Array, jax.Array]:
     """`advance_population` as statements of the program being staged, whose randomness it then shares.
 
+    Args:
+        function: one particle to its result, drawing and scoring on the way.
+        particles: pytree of arrays with a leading particle axis.
+        log_weights: (N,), unnormalised, nats.
+        resampling: the rule; never by default.
+        resample_first: resample before the function runs instead of after its scores.
+
     Returns:
         Results, log weights, and the log evidence collected by resampling.
     """

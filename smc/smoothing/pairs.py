@@ -12,10 +12,9 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 
 from probinf.language.distributions import flatten, log_density, standard_promotion
-from smc.small_normal import solve_lower
+from smc.small_normal import SMALL, solve_lower
 from smc.state_space_model import StateSpaceModel
 
-_WRITTEN_OUT = 8  # most dimensions of a Gaussian whose density is written out entry by entry
 _CENTRED = (dist.Normal, dist.MultivariateNormal, dist.StudentT, dist.Laplace, dist.Logistic, dist.Cauchy)
 
 
@@ -122,13 +121,13 @@ def _gaussian(law: dist.Distribution) -> tuple[list[Array], Callable[[list, Arra
     while isinstance(base, dist.Independent):
         base = base.base_dist
     size = math.prod(law.event_shape)
-    if type(base) is dist.Normal and 1 <= size <= _WRITTEN_OUT:
+    if type(base) is dist.Normal and 1 <= size <= SMALL:
         dtype = _common_type(base.loc, base.scale)
         loc = jnp.broadcast_to(jnp.asarray(base.loc, dtype), law.event_shape).reshape(-1)
         scale = jnp.broadcast_to(jnp.asarray(base.scale, dtype), law.event_shape).reshape(-1)
         roots = [[(i, 1.0 / scale[i])] for i in range(size)]
         log_scale = [jnp.log(scale[i]) for i in range(size)]
-    elif isinstance(base, dist.MultivariateNormal) and base is law and size <= _WRITTEN_OUT:
+    elif isinstance(base, dist.MultivariateNormal) and base is law and size <= SMALL:
         dtype = _common_type(base.loc, base.scale_tril)
         loc = jnp.broadcast_to(jnp.asarray(base.loc, dtype), (size,))
         factor = jnp.asarray(base.scale_tril, dtype)
