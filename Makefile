@@ -51,7 +51,7 @@ newest: ## run NEWEST_TESTS on Python 3.12 with the newest JAX, if there is a Py
 	fi
 
 nightly: .venv/.installed bench ## run every test, the slow ones too, and all benchmarks
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	XLA_FLAGS= HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 bench: .venv/.installed ## run the benchmarks; results go to benchmarks/results
 	@mkdir -p benchmarks/results

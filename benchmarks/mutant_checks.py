@@ -30,7 +30,7 @@ from probinf.transformations.population import Many, Resampling, State, populati
 from probinf.transformations.rejuvenation import rejuvenated, tempered
 from probinf.transformations.traces import Traced
 from probinf.validity.measures import atoms, discrepancy
-from probinf.validity.programs import DATA, PROGRAMS, hidden_markov, number
+from probinf.validity.programs import DATA, PROGRAMS, counter_around_a_call, hidden_markov, number
 from probinf.validity.shipped import FEW, TICKS, guide_markov, guide_static, ticked
 
 MEASURE, MATRIX, LAW, HALVES, STATISTICAL = (
@@ -182,6 +182,12 @@ def nested_populations() -> str | None:
         if found := compared(population(collapse(inner), 2, threshold=1.0), ALL[name], f"collapsed on {name}"):
             return found
     return None
+
+
+def resampled_inside_a_counter() -> str | None:
+    """A loop that holds nothing random resamples: what is outside it follows."""
+    program = counter_around_a_call()
+    return compared(population(program, 2, threshold=0.9), program, program.name)
 
 
 def priorities() -> str | None:
@@ -516,6 +522,7 @@ POPULATION = [
     Check(MEASURE, two_particles_on_every_program),
     Check(MEASURE, other_rules),
     Check(MEASURE, nested_populations),
+    Check(MEASURE, resampled_inside_a_counter),
     Check(MEASURE, priorities),
     Check(MEASURE, shared_sites),
     Check(MEASURE, independent_particles),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import itertools
+import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -30,14 +31,18 @@ from probinf.validity.validate import validate
 GROUPS = ("lines", "rates", "random", "suite", "routes")
 
 
-def suite(quick: bool, seed: int) -> Iterator[Row]:
-    """Every claim of everything that ships, exact and statistical."""
+def suite(quick: bool, seed: int, markdown: pathlib.Path | None = None) -> Iterator[Row]:
+    """Every claim of everything that ships, exact and statistical; `markdown` gets the table."""
     only = ("trace_mh()", "population(2, systematic, 1)", "collapse(population(2))") if quick else ()
     args = argparse.Namespace(level="exact" if quick else "all", full=not quick, random=0, only=only, seed=seed)
     began = time.perf_counter()
     total = Report(())
     for report in command.reports(args):
         total = total + report
+        if report.checks:
+            print(f"{report.checks[0].thing:<60.60} {report.seconds:6.1f} s  {len(report.failures)} failed", flush=True)
+        if markdown:
+            markdown.write_text(total.to_markdown())
     seconds = time.perf_counter() - began
     for level, worst in (("exact", max), ("statistical", min)):
         checks = [c for c in total.checks if c.level == level and c.passed is not None]
@@ -182,6 +187,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     """Measure the groups asked for, print and write the rows."""
     parser = record.parser(__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="groups of rows")
+    parser.add_argument("--markdown", type=pathlib.Path, help="write the suite's table to this file")
     args = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
     rows: list[Row] = []
@@ -194,7 +200,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     add("lines", "lines of code", lines)
     add("rates", "rates", lambda: rates(args.quick, args.seed), 0.15)
     add("random", "random programs", lambda: random_programs(args.quick, args.seed), 0.0)
-    add("suite", "what ships", lambda: suite(args.quick, args.seed), 0.0)
+    add("suite", "what ships", lambda: suite(args.quick, args.seed, args.markdown), 0.0)
     add("routes", "four routes", lambda: routes(args.quick, args.seed), 1.0)
     met = [row.met for row in rows]
     print(f"{met.count(True)} met, {met.count(False)} missed, {met.count(None)} shown")

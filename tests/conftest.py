@@ -4,6 +4,7 @@ The order matters: the environment before JAX, the type hook before the packages
 """
 
 import contextlib
+import importlib.metadata
 import os
 import sys
 import zlib
@@ -11,6 +12,12 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the suite's bits are the CPU's; name another platform to override
 os.environ["PROBINF_PROGRESS"] = "0"
+# Compiling takes longer than running here, and code that is less optimised compiles in half the time. `make nightly`
+# empties the variable, and so runs every test as a user would.
+XLA_FLAGS = "--xla_backend_optimization_level=0"
+if importlib.metadata.version("jaxlib") < "0.11":  # later ones do not know the flag, and stop at it
+    XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
 os.environ["MPLBACKEND"] = "Agg"  # no window; the programs that tests start inherit it
 
 import hypothesis

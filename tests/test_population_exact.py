@@ -22,7 +22,7 @@ from probinf.language.program import Model, model
 from probinf.transformations.algorithms import enumerate_program, population, recorded
 from probinf.transformations.resampling import SCHEMES
 from probinf.validity.measures import assert_same_measure, atoms, discrepancy
-from probinf.validity.programs import DATA, PROGRAMS, hidden_markov, static_parameter, zero_weights
+from probinf.validity.programs import DATA, PROGRAMS, counter_around_a_call, hidden_markov, static_parameter, zero_weights
 
 # Every program meets "multinomial, always" and one more rule in turn; the whole grid is in the slow lane. Multinomial,
 # because two sorted ancestors are idempotent (A[A] = A), which hides faults in the order of composition.
@@ -85,6 +85,12 @@ def two_scores():
 def test_a_population_of_populations_means_the_programs_measure(program, outer, inner):
     within = population(program, inner, resample="systematic", threshold=1.0, push_evidence=True)
     assert_same_measure(population(within, outer, resample="systematic", threshold=1.0), program)
+
+
+@pytest.mark.parametrize("scheme", ["systematic", "multinomial"])
+def test_resampling_inside_a_loop_that_holds_nothing_random_moves_what_is_outside(scheme):
+    program = counter_around_a_call()
+    assert_same_measure(population(program, 2, resample=scheme, threshold=0.9), program)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])

@@ -385,6 +385,29 @@ def empty_loop():
     return a, path.shape[0] + z
 
 
+@model
+def counter_around_a_call():
+    """A while loop that carries a counter only; a loop inside it resamples. `a` outside must follow the ancestors.
+
+    Seen only if the weights of `a` are still uneven when `g` is met: with a threshold between 1/2 and 1.
+    """
+    a = pi.sample("a", dist.Bernoulli(0.4))
+    pi.factor("f", 0.3 * number(a))
+
+    def score(carry, _):
+        z = pi.sample("z", dist.Bernoulli(0.5))
+        pi.factor("g", -3.0 * number(z))
+        return carry, None
+
+    def body(n):
+        jax.lax.scan(score, 0, None, length=1)
+        return n + 1
+
+    n = jax.lax.while_loop(lambda n: n < 1, body, 0)
+    pi.factor("h", -0.5 * number(a))
+    return a, n
+
+
 PROGRAMS: dict[str, Program] = {
     p.name: p
     for p in (
