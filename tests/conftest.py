@@ -14,10 +14,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the suite's bits are the CPU's;
 os.environ["PROBINF_PROGRESS"] = "0"
 # Compiling takes longer than running here, and code that is less optimised compiles in half the time. `make nightly`
 # empties the variable, and so runs every test as a user would.
-XLA_FLAGS = "--xla_backend_optimization_level=0"
-if importlib.metadata.version("jaxlib") < "0.11":  # later ones do not know the flag, and stop at it
-    XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"  # JAX 0.11 and later stop at the second flag, which they do not know
+    + ("" if importlib.metadata.version("jaxlib") >= "0.11" else " --xla_cpu_use_fusion_emitters=false"),
+)
 os.environ["MPLBACKEND"] = "Agg"  # no window; the programs that tests start inherit it
 
 import hypothesis

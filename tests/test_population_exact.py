@@ -22,7 +22,14 @@ from probinf.language.program import Model, model
 from probinf.transformations.algorithms import enumerate_program, population, recorded
 from probinf.transformations.resampling import SCHEMES
 from probinf.validity.measures import assert_same_measure, atoms, discrepancy
-from probinf.validity.programs import DATA, PROGRAMS, counter_around_a_call, hidden_markov, static_parameter, zero_weights
+from probinf.validity.programs import (
+    DATA,
+    PROGRAMS,
+    counter_around_a_call,
+    hidden_markov,
+    static_parameter,
+    zero_weights,
+)
 
 # Every program meets "multinomial, always" and one more rule in turn; the whole grid is in the slow lane. Multinomial,
 # because two sorted ancestors are idempotent (A[A] = A), which hides faults in the order of composition.
