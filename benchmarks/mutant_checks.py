@@ -536,6 +536,7 @@ RESAMPLING = [*(Check(HALVES, f) for f in halves.RESAMPLING), *POPULATION[:4], C
 CONDITIONAL = [
     Check(LAW, halves.conditional_tables),
     Check(LAW, halves.conditional_systematic_on_a_grid),
+    Check(LAW, halves.conditional_ssp_at_the_edges),
     Check(STATISTICAL, halves.conditional_draws),
     Check(STATISTICAL, halves.conditional_lanes),
 ]

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 
 from probinf.transformations import resampling
+from probinf.transformations.branching import ssp_given_first
 from probinf.transformations.conditional import Conditional, systematic_given_first
 from probinf.transformations.resampling import SCHEMES, Systematic, effective_sample_size, prefix_sum, weights_from_log
 
@@ -217,6 +218,7 @@ GIVEN = {
     "light": np.array([0.1, 0.2, 0.3, 0.4]),
     "heavy": np.array([0.56, 0.2, 0.15, 0.09]),
     "with a dead particle": np.array([0.4, 0.15, 0.0, 0.45]),
+    "with whole expectations": np.array([0.3, 0.25, 0.2, 0.25]),
     "even": np.full(4, 0.25),
     "one": np.array([1.0]),
 }
@@ -265,8 +267,22 @@ def conditional_systematic_on_a_grid() -> str | None:
     for case, weights in GIVEN.items():
         possible = by_rotation("systematic", weights)
         for ends, found in zip(corners, np.asarray(run(jnp.asarray(corners), jnp.asarray(_log(weights)))), strict=True):
-            is_possible = case == "even" or tuple(found.tolist()) in possible  # even weights meet the edges exactly
+            on_edges = case in ("even", "with whole expectations")  # these meet the edges exactly
+            is_possible = on_edges or tuple(found.tolist()) in possible
             if found[0] != 0 or (weights[found] == 0).any() or not is_possible:
+                return f"{case}: ancestors {found} at the edge {ends}"
+    return None
+
+
+def conditional_ssp_at_the_edges() -> str | None:
+    """Uniform numbers that are all 0, all but 1, or one of each in every place: a possible outcome, nobody dead."""
+    top = 1 - 2.0**-53
+    for case, weights in GIVEN.items():
+        n, possible = len(weights), by_rotation("ssp", weights)
+        corners = jnp.asarray(list(itertools.product((0.0, top), repeat=n + 2)))
+        run = jax.jit(jax.vmap(ssp_given_first, in_axes=(0, None, None)), static_argnums=2)
+        for ends, found in zip(corners, np.asarray(run(corners, jnp.asarray(_log(weights)), n)), strict=True):
+            if tuple(found.tolist()) not in possible:
                 return f"{case}: ancestors {found} at the edge {ends}"
     return None
 
@@ -318,4 +334,10 @@ def conditional_lanes() -> str | None:
     return None
 
 
-CONDITIONAL = [conditional_tables, conditional_systematic_on_a_grid, conditional_draws, conditional_lanes]
+CONDITIONAL = [
+    conditional_tables,
+    conditional_systematic_on_a_grid,
+    conditional_ssp_at_the_edges,
+    conditional_draws,
+    conditional_lanes,
+]

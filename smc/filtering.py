@@ -29,12 +29,12 @@ class History(eqx.Module):
     """All particles of a filter run: what smoothers work on. Memory O(T N).
 
     Attributes:
-        particles: (T, N, *state).
+        particles: (T, N, *state), an array, or a pytree of arrays where a particle is one.
         log_weights: (T, N) nats, unnormalised: filtering weights at each time, before any resampling.
         ancestors: (T, N) integers: the particle at t - 1 that each particle at t came from; row 0 counts up.
     """
 
-    particles: jax.Array
+    particles: Any
     log_weights: jax.Array
     ancestors: jax.Array
 
@@ -56,9 +56,9 @@ class FilterRun(eqx.Module):
     log_evidence: jax.Array
     log_increments: jax.Array
     ess: jax.Array
-    mean: jax.Array | None
-    variance: jax.Array | None
-    particles: jax.Array
+    mean: Any
+    variance: Any
+    particles: Any
     log_weights: jax.Array
     history: History | None
 
@@ -119,7 +119,7 @@ def particle_filter(
         history=history,
     )
     found, _ = program.run(as_key(key, argument="key"))
-    _check_alive(found, type(model).__name__)
+    check_alive(found, type(model).__name__)
     return found
 
 
@@ -139,13 +139,15 @@ def filter_program(
     So the filter can be enumerated exactly, put inside another program, and run by another interpreter. It does not
     score its evidence.
     """
-    settings = _Settings(int(num_particles), Resampling(resample, float(threshold)), bool(moments), bool(history))
+    settings = Settings(int(num_particles), Resampling(resample, float(threshold)), bool(moments), bool(history))
     arguments = Arguments.split((model, model.check_data(ys), proposal or Bootstrap(), settings), {})
     return Program(f"particle_filter({type(model).__name__})", _filter, arguments)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Settings:
+class Settings:
+    """What is fixed while a filter runs: N, when to resample, and what to keep."""
+
     num: int
     rule: Resampling
     moments: bool
@@ -155,38 +157,42 @@ class _Settings:
 _FIRST = ("x0", "y0")
 
 
-class _Population(NamedTuple):
-    """Particles, log weights, and what is known of the weights: their log mean and effective sample size."""
+class WeightedRows(NamedTuple):
+    """Particles, log weights, and what is known of the weights: their log mean and effective sample size.
 
-    x: jax.Array
+    Particles are an array (N, ...) or a pytree of such: what a proposal's `propose` returns, N times.
+    """
+
+    x: Any
     log_weights: jax.Array
     log_mean: jax.Array
     ess: jax.Array
 
 
-def _filter(model: StateSpaceModel, ys: jax.Array, proposal: Proposal, settings: _Settings) -> FilterRun:
+def _filter(model: StateSpaceModel, ys: jax.Array, proposal: Proposal, settings: Settings) -> FilterRun:
     num, dtype = settings.num, jnp.result_type(float)
     zero = jnp.zeros(num, dtype)
     first, log_weights, _ = emit_population(
         lambda _: proposal.propose(model, jnp.asarray(0), None, ys[0], _FIRST), zero, zero
     )
     index = jnp.arange(num, dtype=jnp.int32)
-    start, report = _weigh(first, log_weights, index, settings)
+    start, report = weigh(first, log_weights, index, settings)
 
-    def step(now: _Population, row: tuple) -> tuple[_Population, tuple]:
+    def step(now: WeightedRows, row: tuple) -> tuple[WeightedRows, tuple]:
         t, y = row
         by, log_mean, ess = now.log_weights, now.log_mean, now.ess
         ahead = _lookahead(proposal, model, t, now.x, y)
         if ahead is not None:
             by = by + ahead
             log_mean, ess = log_mean_exp(by), effective_sample_size(by)
-        (x, ahead, ancestors), by, collected = _resample(
+        (x, ahead, ancestors), by, collected = resample_rows(
             settings.rule, (now.x, ahead, index if settings.history else None), by, log_mean, ess
         )
         moved, log_weights, _ = emit_population(lambda x: proposal.propose(model, t, x, y), x, by)
         if ahead is not None:
             log_weights = log_weights - ahead
-        new, report = _weigh(moved.astype(x.dtype), log_weights, ancestors, settings)
+        moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, x)
+        new, report = weigh(moved, log_weights, ancestors, settings)
         return new, (collected + new.log_mean - now.log_mean, report)
 
     last, (increments, later) = jax.lax.scan(step, start, (jnp.arange(1, ys.shape[0]), ys[1:]))
@@ -196,7 +202,7 @@ def _filter(model: StateSpaceModel, ys: jax.Array, proposal: Proposal, settings:
     return FilterRun(jnp.sum(increments), increments, ess, mean, variance, last.x, last.log_weights, kept)
 
 
-def _weigh(x: jax.Array, log_weights: jax.Array, ancestors: Any, settings: _Settings) -> tuple[_Population, tuple]:
+def weigh(x: Any, log_weights: jax.Array, ancestors: Any, settings: Settings) -> tuple[WeightedRows, tuple]:
     """Everything that takes the weights themselves, from one exponential of each."""
     top = jnp.max(log_weights)
     safe = jnp.where(jnp.isfinite(top), top, 0)
@@ -207,14 +213,16 @@ def _weigh(x: jax.Array, log_weights: jax.Array, ancestors: Any, settings: _Sett
     ess = jnp.where(dead, 0, total * total / jnp.where(dead, 1, squares))
     mean = variance = None
     if settings.moments:
-        values = x.astype(weights.dtype)
-        mean = jnp.tensordot(weights, values, axes=1) / total
-        variance = jnp.tensordot(weights, (values - mean[None]) ** 2, axes=1) / total
+        values = jax.tree.map(lambda v: v.astype(weights.dtype), x)
+        mean = jax.tree.map(lambda v: jnp.tensordot(weights, v, axes=1) / total, values)
+        variance = jax.tree.map(
+            lambda v, m: jnp.tensordot(weights, (v - m[None]) ** 2, axes=1) / total, values, mean
+        )
     kept = History(x, log_weights, ancestors) if settings.history else None
-    return _Population(x, log_weights, log_mean, ess), (ess, mean, variance, kept)
+    return WeightedRows(x, log_weights, log_mean, ess), (ess, mean, variance, kept)
 
 
-def _resample(
+def resample_rows(
     rule: Resampling, rows: Any, log_weights: jax.Array, log_mean: jax.Array, ess: jax.Array
 ) -> tuple[Any, jax.Array, jax.Array]:
     """Resample the rows if the rule says so: new rows, log weights, and the log evidence collected."""
@@ -231,15 +239,20 @@ def _resample(
     return rows, jnp.where(due, 0, log_weights), jnp.where(due, log_mean, 0)
 
 
-def _lookahead(proposal: Proposal, model: StateSpaceModel, t: Any, x: jax.Array, y: jax.Array) -> jax.Array | None:
+def _lookahead(proposal: Proposal, model: StateSpaceModel, t: Any, x: Any, y: jax.Array) -> jax.Array | None:
     """Look-ahead log weights of all particles (N,), nats; None where the proposal has none."""
     with standard_promotion():
-        if jax.eval_shape(lambda x, y: proposal.log_lookahead(model, t, x, y), x[0], y) is None:
+        if jax.eval_shape(lambda x, y: proposal.log_lookahead(model, t, x, y), _first_row(x), y) is None:
             return None
         return jax.vmap(lambda x: proposal.log_lookahead(model, t, x, y))(x)
 
 
-def _check_alive(found: FilterRun, name: str) -> None:
+def _first_row(rows: Any) -> Any:
+    return jax.tree.map(lambda row: row[0], rows)
+
+
+def check_alive(found: Any, name: str, where: str = "particle_filter") -> None:
+    """Raise `InferenceError` at the first time whose increment of the log evidence is not finite."""
     if not is_concrete(found.log_increments):
         return
     increments = np.asarray(found.log_increments)
@@ -249,11 +262,11 @@ def _check_alive(found: FilterRun, name: str) -> None:
     t = int(np.argmax(wrong))
     if np.isneginf(increments[t]):
         raise InferenceError(
-            f"particle_filter: every particle of {name} has weight zero at t = {t}: no particle explains ys[{t}]. "
+            f"{where}: every particle of {name} has weight zero at t = {t}: no particle explains ys[{t}]. "
             "Likely causes: an outlier under a light-tailed observation, a hard constraint, too few particles; a "
             "proposal that looks at the observation (smc.Linearised()) or heavier tails help."
         )
     raise InferenceError(
-        f"particle_filter: the weights of {name} are {increments[t]} at t = {t}. Likely causes: log or sqrt of a "
+        f"{where}: the weights of {name} are {increments[t]} at t = {t}. Likely causes: log or sqrt of a "
         "negative number, 0/0 or an overflow in a law of the model or of the proposal; -inf is the legal zero."
     )

@@ -49,6 +49,12 @@ def symmetric(matrix: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:
     return 0.5 * (matrix + matrix.T)
 
 
+def square_root(cov: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:
+    """Some S with S S' = P, also where P is singular; what rounding has made negative counts as zero."""
+    values, vectors = jnp.linalg.eigh(cov)
+    return vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]
+
+
 def predict_cov(cov: Float[Array, "dim dim"], model: Affine) -> Float[Array, "dim dim"]:
     """A P A' + noise."""
     return symmetric(model.matrix @ cov @ model.matrix.T + model.noise)

@@ -32,6 +32,13 @@ def cholesky(matrix: jax.Array) -> jax.Array:
     return jnp.stack([jnp.stack([*r, *[zero] * (dim - len(r))], axis=-1) for r in rows], axis=-2)
 
 
+def product(left: jax.Array, right: jax.Array) -> jax.Array:
+    """The matrix product A B, (n, m) and (m, p)."""
+    if max(*left.shape, *right.shape) > SMALL:
+        return left @ right
+    return jnp.sum(left[:, :, None] * right[None, :, :], axis=1)
+
+
 def solve_lower(factor: jax.Array, right: jax.Array) -> jax.Array:
     """L^-1 b for a lower factor (d, d) and b of shape (d,) or (d, m)."""
     dim = factor.shape[-1]

@@ -124,24 +124,29 @@ class StateSpaceModel(eqx.Module):
         """
         name = type(self).__name__
         _, seen = jax.eval_shape(lambda: _shapes(self))
-        ys = jnp.asarray(ys)
-        if not jnp.issubdtype(ys.dtype, jnp.inexact) and jnp.issubdtype(seen.dtype, jnp.inexact):
-            ys = ys.astype(seen.dtype)
-        if ys.ndim < 1 or ys.shape[1:] != seen.shape or ys.shape[0] < 1:
+        return checked_rows(name, ys, seen, self.missing)
+
+
+def checked_rows(name: str, ys: Any, seen: Any, missing: str) -> jax.Array:
+    """Observations (T, *seen.shape) of the model `name`, checked as `StateSpaceModel.check_data` says."""
+    ys = jnp.asarray(ys)
+    if not jnp.issubdtype(ys.dtype, jnp.inexact) and jnp.issubdtype(seen.dtype, jnp.inexact):
+        ys = ys.astype(seen.dtype)
+    if ys.ndim < 1 or ys.shape[1:] != seen.shape or ys.shape[0] < 1:
+        raise ArgumentError(
+            f"ys: expected shape (T, {', '.join(map(str, seen.shape))}) with T at least 1, one observation of "
+            f"{name} per row, found {ys.shape}."
+        )
+    if is_concrete(ys) and jnp.issubdtype(ys.dtype, jnp.inexact):
+        values = np.asarray(ys).reshape(ys.shape[0], -1)
+        wrong = np.isinf(values) if missing == "nan" else ~np.isfinite(values)
+        if wrong.any():
+            row = int(np.argmax(wrong.any(axis=1)))
+            hint = "" if np.isinf(values[row]).any() else "; set missing = 'nan' in the class if it was not seen"
             raise ArgumentError(
-                f"ys: expected shape (T, {', '.join(map(str, seen.shape))}) with T at least 1, one observation of "
-                f"{name} per row, found {ys.shape}."
+                f"ys: row {row} of {ys.shape[0]} is {np.asarray(ys)[row]}, expected finite numbers{hint}."
             )
-        if is_concrete(ys) and jnp.issubdtype(ys.dtype, jnp.inexact):
-            values = np.asarray(ys).reshape(ys.shape[0], -1)
-            wrong = np.isinf(values) if self.missing == "nan" else ~np.isfinite(values)
-            if wrong.any():
-                row = int(np.argmax(wrong.any(axis=1)))
-                hint = "" if np.isinf(values[row]).any() else "; set missing = 'nan' in the class if it was not seen"
-                raise ArgumentError(
-                    f"ys: row {row} of {ys.shape[0]} is {np.asarray(ys)[row]}, expected finite numbers{hint}."
-                )
-        return ys
+    return ys
 
 
 def _shapes(self: StateSpaceModel) -> tuple[jax.Array, jax.Array]:

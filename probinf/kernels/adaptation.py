@@ -91,6 +91,29 @@ def update_moments(moments: Moments, x: Float[Array, " dim"], gradient: Float[Ar
     return Moments(count, mean, moments.second + outer, mean_gradient, second_gradient)
 
 
+def update_moments_by_batch(
+    moments: Moments, x: Float[Array, "points dim"], gradient: Float[Array, "points dim"]
+) -> Moments:
+    """Add many positions and gradients at once, for a diagonal metric.
+
+    References:
+        Chan, Golub & LeVeque (1983), Algorithms for Computing the Sample Variance, equation 2.1.
+    """
+    size = x.shape[0]
+    count = moments.num_points + size
+    share, cross = size / count, size * moments.num_points / count
+
+    def joined(mean: Array, second: Array, values: Array) -> tuple[Array, Array]:
+        centre = jnp.mean(values, axis=0)
+        step = centre - mean
+        inside = jnp.sum((values - centre[None, :]) ** 2, axis=0)
+        return mean + share * step, second + inside + cross * step**2
+
+    mean, second = joined(moments.mean, moments.second, x)
+    mean_gradient, second_gradient = joined(moments.mean_gradient, moments.second_gradient, gradient)
+    return Moments(count, mean, second, mean_gradient, second_gradient)
+
+
 def scale_from_moments(moments: Moments, previous: Float[Array, ...]) -> Float[Array, ...]:
     r"""The scale learned from one window.
 

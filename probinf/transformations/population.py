@@ -360,7 +360,7 @@ class _Walker:
         axes = [0 if isinstance(x, Many) else None for x in operands]
         if not any(a == 0 for a in axes):
             return self.spread(function(*operands)).array
-        return jax.vmap(function, in_axes=axes, axis_size=self.num)(*map(_array, operands))
+        return jax.vmap(function, in_axes=axes)(*map(_array, operands))
 
     # -- loops ------------------------------------------------------------------------------------------------------
 
@@ -377,7 +377,6 @@ class _Walker:
         shared_xs = [x for x in xs if not isinstance(x, Many)]
         random_xs = [jnp.moveaxis(x.array, 1, 0) for x in xs if isinstance(x, Many)]
         sampling = self.reference is not None and self.reference.ancestor_sampling and self.is_tail
-        self.is_tail = False
         resamples = sampling or (self.suspend and self.resampling.threshold > 0 and may_score(body.jaxpr))
         inside = {s.name for s in sites_of(body.jaxpr)} if self.reference is not None else set()
         path = {} if self.reference is None else {n: v for n, v in self.reference.values.items() if n in inside}
