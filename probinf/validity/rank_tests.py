@@ -151,6 +151,8 @@ def _replicate(program: Program, given: dict[str, Any], site: str, key: jax.Arra
 
 def _tests(kernel: Kernel, found: np.ndarray, name: str, program: str, rng: np.random.Generator) -> Iterator[Check]:
     middle = _LENGTH - 1
+    # A state that has not moved is weighed again by other compiled code: a last bit must not break the tie.
+    found = np.round(found, 9)
 
     def check(claim: str, p: float) -> Check:
         return statistical_check(name, claim, program, p, len(found))
