@@ -11,6 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from probinf.claims import Claim
+from probinf.errors import ArgumentError, ArgumentTypeError
 from probinf.kernels.involutive import involutive
 from probinf.kernels.kernel import Density, Kernel, accept, cycle, mix, on, repeat, selected, together
 from probinf.kernels.particle_moves import conditional_smc
@@ -371,7 +372,23 @@ def particle_marginal() -> str | None:
 
 
 KERNELS = [kernels_on_units, kernels_on_values, parts_of_targets, accept_steps]
-HALVES = [rates_reported, places_with_keys]
+
+
+def refused_parts() -> str | None:
+    """Combinators refuse what is no kernel, and nothing at all."""
+    for make in (cycle, mix, together):
+        for parts in ((), ("redraw",)):
+            try:
+                made = make(*parts)
+            except (ArgumentError, ArgumentTypeError):
+                continue
+            except Exception as error:
+                return f"{parts}: {type(error).__name__}: {error}"
+            return f"{made.name} was made of {parts}"
+    return None
+
+
+HALVES = [rates_reported, places_with_keys, refused_parts]
 
 
 # -- conditional populations ------------------------------------------------------------------------------------------
