@@ -1,4 +1,4 @@
-"""The claims of package `smc`: filters, resampling, smoothers and the fast generator, beside their peers.
+"""The claims of package `smc`: filters, resampling, smoothers, samplers and the fast generator, beside their peers.
 
 python -m benchmarks.smc --json benchmarks/results/smc.json
 
@@ -18,6 +18,8 @@ GROUPS = {
     "resampling": "benchmarks.resampling_speed",
     "smoothing": "benchmarks.smoothing_speed",
     "random": "benchmarks.random_quality",
+    "ensembles": "benchmarks.ensembles",
+    "samplers": "benchmarks.samplers",
 }
 
 

@@ -16,6 +16,8 @@ _WHERE = {
     "ProbinfError": "probinf.errors",
     "ProbinfWarning": "probinf.errors",
     "UnknownNameError": "probinf.errors",
+    "Auto": "probinf.inference.auto",
+    "ChEES": "probinf.inference.chees",
     "Angular": "probinf.representations.angular",
     "Filter": "probinf.streaming",
     "GaussianMixture": "probinf.representations.mixture",
@@ -118,6 +120,8 @@ if TYPE_CHECKING:
         UnknownNameError,
     )
     from probinf.fast_random import fast_key
+    from probinf.inference.auto import Auto
+    from probinf.inference.chees import ChEES
     from probinf.inference.infer import infer
     from probinf.inference.mcmc import MCMC
     from probinf.inference.nuts import NUTS

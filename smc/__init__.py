@@ -15,17 +15,27 @@ _WHERE = {
     "SmoothingMethod": "smc.smoothing.method",
     "TwoFilter": "smc.smoothing.two_filter",
     "Bootstrap": "smc.proposals",
+    "ConditionallyLinear": "smc.conditionally_linear",
     "EnsembleKalmanFilter": "smc.ensemble",
     "FilterRun": "smc.filtering",
+    "Gaussian": "smc.conditionally_linear",
     "GaussianSum": "smc.gaussian_sum",
     "Guided": "smc.proposals",
+    "InteractingMultipleModels": "smc.interacting",
+    "LinearGaussian": "smc.conditionally_linear",
     "Linearised": "smc.proposals",
+    "LiuWestRun": "smc.liu_west",
     "Proposal": "smc.proposals",
     "StateSpaceModel": "smc.state_space_model",
     "filter_program": "smc.filtering",
     "particle_filter": "smc.filtering",
     "EKF": "smc.extended",
     "ParticleFilter": "smc.particles",
+    "RaoBlackwellRun": "smc.rao_blackwell",
+    "RegularisedParticleFilter": "smc.regularised",
+    "rao_blackwell_filter": "smc.rao_blackwell",
+    "rao_blackwell_program": "smc.rao_blackwell",
+    "learn_online": "smc.liu_west",
     "Population": "probinf.representations.population",
     "Resampling": "probinf.transformations.population",
     "SCHEMES": "probinf.transformations.resampling",
@@ -77,17 +87,22 @@ if TYPE_CHECKING:
     from probinf.transformations.population import Resampling
     from probinf.transformations.resampling import SCHEMES, effective_sample_size
     from smc.compositions import ibis, marginal, particle_gibbs, particle_marginal, pimh, pmmh, smc_squared
+    from smc.conditionally_linear import ConditionallyLinear, Gaussian, LinearGaussian
     from smc.differentiable import differentiable_log_evidence, without_its_value
     from smc.ensemble import EnsembleKalmanFilter
     from smc.evidence import history
     from smc.extended import EKF
     from smc.filtering import FilterRun, filter_program, particle_filter
     from smc.gaussian_sum import GaussianSum
+    from smc.interacting import InteractingMultipleModels
+    from smc.liu_west import LiuWestRun, learn_online
     from smc.method import SMC
     from smc.optimal_transport import transport
     from smc.particles import ParticleFilter
     from smc.pipeline import Algorithm, at_each_observation, finish, move, resample, spawn
     from smc.proposals import Bootstrap, Guided, Linearised, Proposal
+    from smc.rao_blackwell import RaoBlackwellRun, rao_blackwell_filter, rao_blackwell_program
+    from smc.regularised import RegularisedParticleFilter
     from smc.smc2 import SMC2
     from smc.smoothing.backward_sampling import BackwardSampling
     from smc.smoothing.fixed_lag import FixedLag

@@ -45,8 +45,8 @@ class ConditionallyLinear(eqx.Module):
 
     $$z_t = F z_{t-1} + b + N(0, Q), \qquad y_t = H z_t + c + N(0, R),$$
 
-    where F, b, Q depend on t, u_{t-1} and u_t, and H, c, R on t and u_t. The chain u does not look at z. With a discrete
-    u this is a jump Markov linear system. Subclass it; fields are parameters::
+    where F, b, Q depend on t, u_{t-1} and u_t, and H, c, R on t and u_t. The chain u does not look at z. With a
+    discrete u this is a jump Markov linear system. Subclass it; fields are parameters::
 
         class Gearbox(smc.ConditionallyLinear):
             stay: float

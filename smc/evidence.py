@@ -43,9 +43,11 @@ def pack_history(history: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def history(posterior: Posterior) -> dict[str, np.ndarray]:
     """How a run went: arrays of shape (runs, steps) by name.
 
-    Tempered runs leave `inverse_temperature`, `ess`, `log_evidence`, `acceptance`, `step_size`, `num_moves` and
-    `autocorrelation`; populations leave `<site>/ess` and `<site>/log_evidence` for each observation or factor; SMC²
-    leaves `ess` and `log_evidence`. Empty for other methods.
+    Tempered runs leave `inverse_temperature`, `ess`, `log_evidence`, `acceptance`, `step_size`, `num_moves`,
+    `autocorrelation`, `still` (share of the particles that never moved), `shift` (a step of the log evidence minus that
+    of half the moves) with `shift_variance`, and waste-free ones `log_evidence_variance`; populations leave
+    `<site>/ess` and `<site>/log_evidence` for each observation or factor; SMC² leaves `ess` and `log_evidence`. Empty
+    for other methods.
     """
     stored = posterior.checkpoint or {}
     return {name.removeprefix(_PREFIX): value for name, value in stored.items() if name.startswith(_PREFIX)}

@@ -124,7 +124,7 @@ def particle_filter(
 
 
 def filter_program(
-    model: StateSpaceModel,
+    model: Any,
     ys: Any,
     *,
     num_particles: int,
@@ -137,7 +137,8 @@ def filter_program(
     """`particle_filter` as a program that draws the particles and their ancestors and returns a `FilterRun`.
 
     So the filter can be enumerated exactly, put inside another program, and run by another interpreter. It does not
-    score its evidence.
+    score its evidence. Besides a `StateSpaceModel` the model may be whatever the proposal's `propose` understands, with
+    a `check_data` of its own.
     """
     settings = Settings(int(num_particles), Resampling(resample, float(threshold)), bool(moments), bool(history))
     arguments = Arguments.split((model, model.check_data(ys), proposal or Bootstrap(), settings), {})
@@ -169,7 +170,7 @@ class WeightedRows(NamedTuple):
     ess: jax.Array
 
 
-def _filter(model: StateSpaceModel, ys: jax.Array, proposal: Proposal, settings: Settings) -> FilterRun:
+def _filter(model: Any, ys: jax.Array, proposal: Proposal, settings: Settings) -> FilterRun:
     num, dtype = settings.num, jnp.result_type(float)
     zero = jnp.zeros(num, dtype)
     first, log_weights, _ = emit_population(
@@ -215,9 +216,7 @@ def weigh(x: Any, log_weights: jax.Array, ancestors: Any, settings: Settings) ->
     if settings.moments:
         values = jax.tree.map(lambda v: v.astype(weights.dtype), x)
         mean = jax.tree.map(lambda v: jnp.tensordot(weights, v, axes=1) / total, values)
-        variance = jax.tree.map(
-            lambda v, m: jnp.tensordot(weights, (v - m[None]) ** 2, axes=1) / total, values, mean
-        )
+        variance = jax.tree.map(lambda v, m: jnp.tensordot(weights, (v - m[None]) ** 2, axes=1) / total, values, mean)
     kept = History(x, log_weights, ancestors) if settings.history else None
     return WeightedRows(x, log_weights, log_mean, ess), (ess, mean, variance, kept)
 
@@ -239,7 +238,7 @@ def resample_rows(
     return rows, jnp.where(due, 0, log_weights), jnp.where(due, log_mean, 0)
 
 
-def _lookahead(proposal: Proposal, model: StateSpaceModel, t: Any, x: Any, y: jax.Array) -> jax.Array | None:
+def _lookahead(proposal: Proposal, model: Any, t: Any, x: Any, y: jax.Array) -> jax.Array | None:
     """Look-ahead log weights of all particles (N,), nats; None where the proposal has none."""
     with standard_promotion():
         if jax.eval_shape(lambda x, y: proposal.log_lookahead(model, t, x, y), _first_row(x), y) is None:

@@ -74,19 +74,7 @@ class GaussianSum(AbstractFilterMethod):
         updated, infos = jax.vmap(lambda one: self.base.update(one, system, sensor, value, observed, inputs))(
             state.components
         )
-        joint = state.log_weights + infos.predictive_log_density
-        log_density = jax.scipy.special.logsumexp(joint)
-        heaviest = jnp.argmax(joint)
-        info = UpdateInfo.create(
-            log_density,
-            observed.reshape(-1),
-            innovation=infos.innovation[heaviest],
-            nis=infos.nis[heaviest],
-            fault=jnp.max(infos.fault),
-        )
-        sound = jnp.isfinite(log_density)
-        info = eqx.tree_at(lambda i: i.fault, info, jnp.where(sound, info.fault, int(Fault.UPDATE)).astype(jnp.int32))
-        return GaussianSumState(updated, joint - log_density), info
+        return weigh_components(state.log_weights, updated, infos, observed)
 
     def mean(self, state: GaussianSumState) -> Array:
         means, angles = state.components.mean, state.components.angles
@@ -132,3 +120,25 @@ class GaussianSum(AbstractFilterMethod):
 
     def check(self, state: GaussianSumState) -> Array:
         return jnp.max(jax.vmap(self.base.check)(state.components))
+
+
+def weigh_components(
+    log_weights: Array, updated: GaussianState, infos: UpdateInfo, observed: Array
+) -> tuple[GaussianSumState, UpdateInfo]:
+    """Bayes' rule for K components that have each been updated by one value; innovation and NIS of the heaviest.
+
+    A value that is missing altogether changes no weight, to the bit.
+    """
+    joint = log_weights + infos.predictive_log_density
+    seen = jnp.any(observed)
+    log_density = jnp.where(seen, jax.scipy.special.logsumexp(joint), 0)
+    heaviest = jnp.argmax(joint)
+    sound = jnp.isfinite(log_density)
+    info = UpdateInfo.create(
+        log_density,
+        observed.reshape(-1),
+        innovation=infos.innovation[heaviest],
+        nis=infos.nis[heaviest],
+        fault=jnp.where(sound, jnp.max(infos.fault), int(Fault.UPDATE)).astype(jnp.int32),
+    )
+    return GaussianSumState(updated, jnp.where(seen, joint - log_density, log_weights)), info

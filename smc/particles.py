@@ -118,7 +118,8 @@ class ParticleFilter(AbstractFilterMethod):
     def update(
         self, state: ParticleState, system: System, sensor: str, value: Array, observed: Array, inputs: Array | None
     ) -> tuple[ParticleState, UpdateInfo]:
-        key, key_step = jax.random.split(state.key)
+        # Only a guided filter draws here, and splitting a key is not free.
+        key, key_step = jax.random.split(state.key) if self.proposal == "extended" else (state.key, state.key)
 
         def see(x: jax.Array) -> jax.Array:
             bind_factor(Site(sensor), system.sensor_log_prob(sensor, x, value, observed, inputs))

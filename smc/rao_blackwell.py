@@ -81,6 +81,9 @@ class Marginalised(Proposal):
 
     rule: Literal["prior", "optimal"] = eqx.field(static=True)
 
+    def log_lookahead(self, model: Any, t: Any, x: Any, y: Any) -> None:
+        """None: the weights hold all that is known before u_t is drawn."""
+
     def propose(self, model: Any, t: Any, x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> Any:
         """Draw u_t, carry the Gaussian of z, and score: a `MarginalParticle`."""
         seen = ~jnp.isnan(y) if model.missing == "nan" else jnp.ones(y.shape, bool)
@@ -128,9 +131,10 @@ def rao_blackwell_filter(
 ) -> RaoBlackwellRun:
     r"""Particle filter of a `ConditionallyLinear` model that integrates the linear part out.
 
-    The weights are those of the marginal of u, so that their variance, and that of every estimate, is at most that of a
-    particle filter of (u, z). Claim: unbiased (evidence), consistent (moments). Memory O(N d^2). It may be called inside
-    `jax.jit`, `jax.vmap` and `jax.lax.scan`; values are then not checked.
+    The weights are those of the marginal of u: they vary no more than those of a particle filter of (u, z) that draws
+    u alike. Claim: unbiased (evidence), consistent (moments). Memory O(N d^2).
+
+    It may be called inside `jax.jit`, `jax.vmap` and `jax.lax.scan`; values are then not checked.
 
     Args:
         model: the model.

@@ -11,16 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probinf.errors import InferenceError, ModelError
-from probinf.inference.method import AbstractMethod, check_count, check_fraction
+from probinf.errors import ArgumentError, InferenceError
+from probinf.inference.method import AbstractMethod, check_count, check_fraction, check_option
 from probinf.inference.posterior import Posterior
-from probinf.kernels.flat import FlatLayout
 from probinf.language.program import Program
 from probinf.progress import Progress
 from probinf.random import as_key
 from probinf.transformations.resampling import scheme
 from smc.evidence import combine_evidence, pack_history
-from smc.tempering import TemperedState, TemperingPrograms, autocorrelation_limit, tempering_programs
+from smc.mixing import Mixing, assess
+from smc.persistent import PersistentPrograms, PersistentState
+from smc.tempered_checks import check_continuous, check_start, coordinate_name
+from smc.tempered_moves import KINDS
+from smc.tempering import Settings, TemperedState, TemperingPrograms, tempering_programs
 
 _FEW_ALIVE = 0.05
 
@@ -32,16 +35,27 @@ class TemperedSMC(AbstractMethod):
     Particles drawn from the prior pass through $p(x) L(x)^\beta$ for β rising from 0 to 1. The next β is where the
     effective sample size has fallen to `threshold` times the living particles, found by bisection; then the particles
     are resampled and moved by Hamiltonian Monte Carlo in unconstrained space, with the particles' variances as metric
-    and a step size that follows the acceptance rate. Moves are doubled until the correlation of every coordinate with
-    its value before the moves is below 0.3, or `max_moves` is reached, which is a warning.
+    and a step size that follows the acceptance rate. Moves are doubled until the correlation of every coordinate and of
+    the log density with its value before the moves is below 0.3, `max_moves` is reached, or more moves no longer help.
+
+    The summary says whether the moves mix: correlation, share of particles that never moved, and log evidence beside
+    what it is with half of the moves (`smc.mixing`).
 
     Because ladder, metric and step size are fitted to the particles, the evidence is consistent instead of unbiased.
+
+    Two ways to make more of the moves. `waste_free=P` resamples one particle in P, moves each P - 1 times and keeps all
+    states, and gives a standard error of the evidence from one run. `persistent=True` keeps the particles of all
+    temperatures and weights them as draws from the mixture of all tempered posteriors; the posterior holds all of them.
 
     Args:
         num_particles: particles of each run.
         num_moves: trajectories at each temperature, at least.
         max_moves: trajectories at each temperature, at most.
         num_leapfrog: leapfrog steps (gradients) of a trajectory.
+        moves: "hmc", or "rwm": random walk with the particles' covariance, for densities without gradient.
+        waste_free: length P of the chains, from 2 on, a divisor of `num_particles`; 0 for none. `num_moves` and
+            `max_moves` do not count then. Take P several times the moves that a coordinate takes to forget its start.
+        persistent: keep the particles of all temperatures. Memory grows with their number.
         threshold: share of the living particles to which the effective sample size falls between temperatures.
         num_runs: independent runs, side by side; from two on the evidence has a standard error.
         resample: "systematic", "stratified", "multinomial", "residual", "ssp" or "killing".
@@ -54,7 +68,8 @@ class TemperedSMC(AbstractMethod):
 
     References:
         Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers. Buchholz, Chopin & Jacob (2021), Adaptive
-        tuning of Hamiltonian Monte Carlo within sequential Monte Carlo.
+        tuning of Hamiltonian Monte Carlo within sequential Monte Carlo. Dau & Chopin (2022), Waste-free sequential
+        Monte Carlo. Karamanis & Seljak (2024), Persistent sampling.
     """
 
     num_particles: int = 1024
@@ -65,6 +80,9 @@ class TemperedSMC(AbstractMethod):
     num_runs: int = 1
     resample: str = "systematic"
     max_temperatures: int = 500
+    moves: str = "hmc"
+    waste_free: int = 0
+    persistent: bool = False
 
     def __post_init__(self) -> None:
         check_count("num_particles", self.num_particles, minimum=2)
@@ -75,6 +93,18 @@ class TemperedSMC(AbstractMethod):
         check_count("num_runs", self.num_runs)
         scheme(self.resample)
         check_count("max_temperatures", self.max_temperatures)
+        check_option("moves", self.moves, KINDS)
+        check_option("persistent", self.persistent, (False, True))
+        check_count("waste_free", self.waste_free, minimum=0)
+        if self.waste_free and (
+            self.waste_free == 1 or self.num_particles % self.waste_free or self.num_particles < 2 * self.waste_free
+        ):
+            raise ArgumentError(
+                f"waste_free: expected a chain length from 2 on that divides num_particles = {self.num_particles} into "
+                f"two chains or more, found {self.waste_free}."
+            )
+        if self.waste_free and self.persistent:
+            raise ArgumentError("persistent: expected False together with waste_free; choose one of the two.")
 
     def run(self, program: Program, key: Any, *, progress: bool = False) -> Posterior:
         """Draw from the posterior.
@@ -89,21 +119,25 @@ class TemperedSMC(AbstractMethod):
         began = time.perf_counter()
         target = program.unconstrained()
         check_continuous(target)
-        programs = tempering_programs(
-            target,
+        settings = Settings(
             int(self.num_runs),
             int(self.num_particles),
             int(self.num_moves),
             int(self.max_moves),
             int(self.num_leapfrog),
             self.resample,
+            self.moves,
+            int(self.waste_free),
+            bool(self.persistent),
         )
+        programs = tempering_programs(target, settings)
         operands = jax.tree.map(jnp.asarray, target.operands)
         key_start, key_steps = jax.random.split(as_key(key, argument="key"))
         state, outside = programs.start(operands, key_start)
-        check_start(target, programs, operands, state)
+        first = state.latest if self.persistent else state
+        check_start(target, programs, operands, first)
         run = _Run(
-            self, target, programs, operands, began, state, np.asarray(outside), np.asarray(state.log_likelihood)
+            self, target, programs, operands, began, state, np.asarray(outside), np.asarray(first.log_likelihood)
         )
         threshold = np.asarray(self.threshold, programs.layout.dtype)
         try:
@@ -126,59 +160,6 @@ class TemperedSMC(AbstractMethod):
         return run.posterior()
 
 
-def check_continuous(target: Any) -> None:
-    """Refuse latent sites that have no gradient or no fixed place, by name.
-
-    Raises:
-        ModelError: what `smc.SMC` can do instead is in the message.
-    """
-    if not target.staged.latent():
-        raise ModelError(f"Model {target.name!r} has no latent site: nothing to infer. Are all of them observed?")
-    for sites, what in ((target.discrete_sites, "discrete"), (target.conditional_sites, "conditional")):
-        if sites:
-            raise ModelError(
-                f"TemperedSMC moves continuous latent sites that always exist; {list(sites)} of model "
-                f"{target.name!r} are "
-                f"{what}. Use smc.SMC(), which takes any site"
-                + (", or sum them out with pi.enumerate." if what == "discrete" else ".")
-            )
-
-
-def check_start(target: Any, programs: TemperingPrograms, operands: Any, state: TemperedState) -> None:
-    """Refuse a likelihood that is NaN at a draw from the prior, or zero at all of them.
-
-    Raises:
-        InferenceError: naming the site.
-    """
-    likelihood = np.asarray(state.log_likelihood).reshape(-1)
-    wrong = np.isnan(likelihood) | np.isposinf(likelihood)
-    dead = np.isneginf(likelihood.reshape(state.log_likelihood.shape)).all(axis=1)
-    if not wrong.any() and not dead.any():
-        return
-    worst = int(np.argmax(wrong)) if wrong.any() else int(np.argmax(dead)) * state.log_likelihood.shape[1]
-    x = state.position.reshape(-1, state.position.shape[-1])[worst]
-    scores = {n: float(v) for n, v in target.site_logdensities(operands, programs.layout.unravel(x)).items()}
-    guilty = next((n for n, v in scores.items() if not np.isfinite(v)), None)
-    where = f" (at site {guilty!r})" if guilty is not None else ""
-    if wrong.any():
-        message = (
-            f"TemperedSMC: the log likelihood of model {target.name!r} is NaN or +inf at "
-            f"{int(wrong.sum())} of {wrong.size} "
-            f"draws from the prior, step 0{where}. Likely causes: log or sqrt of a negative number, 0/0, an overflow; "
-            "-inf is the legal zero."
-        )
-    else:
-        message = (
-            f"TemperedSMC: every one of {wrong.size} draws from the prior of model {target.name!r} "
-            "has likelihood zero, "
-            f"step 0{where}. Likely causes: data outside what the prior allows, a hard constraint of small prior "
-            "probability (raise num_particles, or build it into the prior), a light-tailed density."
-        )
-    error = InferenceError(message)
-    error.partial = {"position": np.asarray(state.position), "log_likelihood": np.asarray(state.log_likelihood)}
-    raise error
-
-
 class _Run:
     """The state of a run between two temperatures, and what it has seen."""
 
@@ -189,7 +170,7 @@ class _Run:
         programs: TemperingPrograms,
         operands: Any,
         began: float,
-        state: TemperedState,
+        state: TemperedState | PersistentState,
         outside: np.ndarray,
         first_likelihood: np.ndarray,
     ) -> None:
@@ -212,35 +193,46 @@ class _Run:
             )
 
     @property
+    def latest(self) -> TemperedState:
+        """The particles of the last temperature."""
+        return self.state.latest if isinstance(self.state, PersistentState) else self.state
+
+    @property
     def num_steps(self) -> int:
         return len(self.slowest)
 
     @property
     def lowest(self) -> float:
         """The inverse temperature of the run that is farthest behind."""
-        return float(np.min(np.asarray(self.state.inverse_temperature)))
+        return float(np.min(np.asarray(self.latest.inverse_temperature)))
 
     @property
     def is_finished(self) -> bool:
         return self.lowest >= 1.0
 
-    def append(self, new: TemperedState, info: Any) -> None:
+    def append(self, new: TemperedState | PersistentState, info: Any) -> None:
         """Account for one temperature.
 
         Raises:
             InferenceError: the temperature stalls, or there are too many of them.
         """
-        old, beta = np.asarray(self.state.inverse_temperature), np.asarray(new.inverse_temperature)
+        old = np.asarray(self.latest.inverse_temperature)
+        self.state = new
+        beta = np.asarray(self.latest.inverse_temperature)
         row = {
             "inverse_temperature": beta,
             "ess": info.ess,
-            "log_evidence": np.asarray(new.log_evidence),
+            "log_evidence": np.asarray(self.latest.log_evidence),
             "acceptance": info.acceptance,
-            "step_size": np.exp(np.asarray(new.log_step_size)),
+            "step_size": np.exp(np.asarray(self.latest.log_step_size)),
             "num_moves": info.num_moves,
             "autocorrelation": info.autocorrelation,
+            "still": info.still,
+            "shift": info.shift,
+            "shift_variance": info.shift_variance,
         }
-        self.state = new
+        if self.method.waste_free:
+            row["log_evidence_variance"] = np.asarray(self.latest.variance)
         self.slowest.append(info.slowest)
         for name, value in row.items():
             self.history.setdefault(name, []).append(value)
@@ -272,28 +264,25 @@ class _Run:
 
     def posterior(self, *, is_partial: bool = False) -> Posterior:
         method, target = self.method, self.target
-        values = self.programs.constrain(self.operands, self.state.position)
-        log_z = np.asarray(self.state.log_evidence, np.float64)
+        values, log_weights, log_z = self._particles()
         log_evidence, sd = combine_evidence(log_z)
+        if sd is None and method.waste_free:
+            sd = float(np.sqrt(np.asarray(self.latest.variance)[0]))
         notes = list(self.notes)
         if is_partial:
             notes.insert(
                 0, f"Stopped at inverse temperature {self.lowest:.3g}: these are draws of the tempered posterior."
             )
-        notes += self._mixing()
-        moves = int(np.max(self.history["num_moves"])) if self.history else 0
+        mixing = self._mixing()
+        notes += [] if mixing is None else mixing.warning
         return Posterior(
-            draws={name: np.asarray(value) for name, value in values.items()},
-            # Runs count by their evidence.
-            log_weights=np.broadcast_to(log_z[:, None], (method.num_runs, method.num_particles)),
+            draws=values,
+            log_weights=log_weights,
             log_evidence=log_evidence,
             log_evidence_sd=sd,
             dims={name: tuple(target.dims[name]) for name in values if name in target.dims},
             coords=dict(target.coords),
-            method=(
-                f"tempered SMC, {method.num_particles} particles, {self.num_steps} temperatures, "
-                f"up to {moves} HMC moves"
-            ),
+            method=self._described(mixing),
             claim="consistent",
             warnings=tuple(notes),
             seconds=time.perf_counter() - self.began,
@@ -302,32 +291,50 @@ class _Run:
             model=target.name,
         )
 
-    def _mixing(self) -> list[str]:
-        """The verdict on the moves of the last quarter of the temperatures."""
+    def _particles(self) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Draws by site (R, n, ...), log weights (R, n), log evidence (R,): runs count by their evidence."""
+        if isinstance(self.state, PersistentState) and isinstance(self.programs, PersistentPrograms):
+            count = int(self.state.count)
+            log_weights, log_z = (np.asarray(x, np.float64) for x in self.programs.weigh(self.state))
+            log_weights = log_weights[:, :count].reshape(log_z.size, -1)
+            pieces = [self.programs.constrain(self.operands, self.state.position[:, s]) for s in range(count)]
+            return (
+                {n: np.concatenate([np.asarray(p[n]) for p in pieces], axis=1) for n in pieces[0]},
+                log_weights,
+                log_z,
+            )
+        values = self.programs.constrain(self.operands, self.latest.position)
+        log_z = np.asarray(self.latest.log_evidence, np.float64)
+        log_weights = np.broadcast_to(log_z[:, None], (self.method.num_runs, self.method.num_particles))
+        return {name: np.asarray(value) for name, value in values.items()}, log_weights, log_z
+
+    def _described(self, mixing: Mixing | None) -> str:
+        method = self.method
+        kind = "waste-free " if method.waste_free else "persistent " if method.persistent else ""
+        moves = int(np.max(self.history["num_moves"])) if self.history else 0
+        particles = f"{method.num_particles} particles"
+        if method.waste_free:
+            particles += f" in {method.num_particles // method.waste_free} chains"
+        return (
+            f"{kind}tempered SMC, {particles}, {self.num_steps} temperatures, "
+            f"up to {moves} {method.moves.upper()} moves" + ("" if mixing is None else f", {mixing}")
+        )
+
+    def _mixing(self) -> Mixing | None:
         if not self.history:
-            return []
-        last = -max(1, self.num_steps // 4)
-        rho = np.stack(self.history["autocorrelation"][last:])  # (steps, runs)
-        if rho[-1].max() <= autocorrelation_limit(self.method.num_particles) and np.median(rho) <= rho[-1].max() + 0.3:
-            return []
-        step, run = np.unravel_index(int(np.argmax(rho)), rho.shape)
-        name = coordinate_name(self.programs.layout, int(np.stack(self.slowest[last:])[step, run]))
-        rate = float(np.min(np.stack(self.history["acceptance"][last:])))
-        return [
-            f"The moves do not mix: after {int(np.max(self.history['num_moves'][-1]))} moves at one "
-            "of the last temperatures "
-            f"unconstrained {name} still has correlation {rho.max():.2f} with where it started "
-            f"(acceptance {rate:.2f}). "
-            "Draws and evidence may be off: raise max_moves or num_leapfrog, or reparameterise."
-        ]
-
-
-def coordinate_name(layout: FlatLayout, index: int) -> str:
-    """The scalar of a flat position, such as `theta[3]`."""
-    for name, shape in layout.shapes.items():
-        size = int(np.prod(shape, dtype=int))
-        if index < size:
-            where = ", ".join(str(int(i)) for i in np.unravel_index(index, shape))
-            return f"{name}[{where}]" if shape else name
-        index -= size
-    raise AssertionError("index beyond the position")
+            return None
+        method, dim = self.method, self.programs.layout.dim
+        longer = "waste_free" if method.waste_free else "max_moves"
+        advice = (
+            f"Raise {longer} or num_leapfrog, or reparameterise."
+            if method.moves == "hmc"
+            else f'Take moves="hmc", or raise {longer}.'
+        )
+        return assess(
+            {name: np.stack(rows) for name, rows in self.history.items()},
+            np.stack(self.slowest),
+            lambda i: "the log density" if i == dim else f"unconstrained {coordinate_name(self.programs.layout, i)}",
+            num_watched=method.num_particles // max(method.waste_free, 1),
+            max_moves=method.waste_free - 1 if method.waste_free else method.max_moves,
+            advice=advice,
+        )

@@ -78,9 +78,7 @@ def walk_population(
     log_ratio = proposed - population.logdensity
     log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
     accept = -jax.random.exponential(key_accept, log_ratio.shape, log_ratio.dtype) < log_ratio
-    new = WalkingPopulation(
-        jnp.where(accept[:, None], proposal, x), jnp.where(accept, proposed, population.logdensity)
-    )
+    new = WalkingPopulation(jnp.where(accept[:, None], proposal, x), jnp.where(accept, proposed, population.logdensity))
     return new, jnp.exp(jnp.minimum(log_ratio, 0))
 
 
@@ -192,7 +190,7 @@ class Moves:
         """
         limit = jnp.asarray(autocorrelation_limit(before.shape[1]), before.dtype)
         population = self.start(operands, before, beta)
-        at_start = self._watched(population)
+        at_start = self.watched(population)
 
         def round_of_moves(carry: tuple) -> tuple:
             population, _, log_step, done, _, old, stalls = carry
@@ -208,7 +206,7 @@ class Moves:
             start = (population, population.position, jnp.zeros_like(log_step))
             population, half, total = jax.lax.fori_loop(0, length, one, start)
             rate = total / length.astype(total.dtype)
-            rho = jax.vmap(autocorrelations)(at_start, self._watched(population))
+            rho = jax.vmap(autocorrelations)(at_start, self.watched(population))
             # Mixing squares the correlation when the moves are doubled; a fifth of that is no progress.
             slow = rho > limit
             no_progress = jnp.all(~slow | (jnp.log(rho) > 1.2 * jnp.log(old)))
@@ -233,6 +231,6 @@ class Moves:
         )
 
     @staticmethod
-    def _watched(population: Any) -> Array:
+    def watched(population: Any) -> Array:
         """Coordinates and log density, (R, N, d + 1): what has to forget where it started."""
         return jnp.concatenate([population.position, population.logdensity[:, :, None]], axis=2)

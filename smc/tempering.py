@@ -10,16 +10,26 @@ from jaxtyping import Array, Float
 
 from probinf.kernels.chains import cached, counted
 from probinf.kernels.flat import FlatLayout
-from probinf.kernels.hmc import move_population, start_population, step_size_share
 from probinf.transformations.population import log_mean_exp
 from probinf.transformations.resampling import effective_sample_size, scheme, weights_from_log
 from smc.tempered_density import log_prior_and_likelihood
+from smc.tempered_moves import Moved, Moves
 
-#: The moves of one temperature go on until no coordinate remembers more than this of where it started.
-AUTOCORRELATION_LIMIT = 0.3
-_TARGET_ACCEPTANCE = 0.8  # near the optimum for trajectories of a few leapfrog steps (Beskos et al. 2013: 0.65 to 0.9)
-_LONGEST_STEP, _SHORTEST_STEP = 1.5, 1e-5  # in standard deviations; 2 is the stability limit of a Gaussian
 _BISECTIONS = 80
+
+
+class Settings(NamedTuple):
+    """What the compiled programs depend on besides the model; see `smc.TemperedSMC`."""
+
+    num_runs: int
+    num_particles: int
+    num_moves: int
+    max_moves: int
+    num_leapfrog: int
+    resample: str
+    moves: str = "hmc"
+    chain_length: int = 0
+    persistent: bool = False
 
 
 class TemperedState(NamedTuple):
@@ -32,6 +42,8 @@ class TemperedState(NamedTuple):
         inverse_temperature: (R,), 0 at the prior and 1 at the posterior.
         log_evidence: (R,) nats.
         log_step_size: (R,), in standard deviations of the particles.
+        halfway: (R, N) nats, the log likelihood after half of the moves.
+        variance: (R,), estimate of the variance of the log evidence from the one run; NaN where there is none.
     """
 
     position: Array
@@ -40,16 +52,32 @@ class TemperedState(NamedTuple):
     inverse_temperature: Array
     log_evidence: Array
     log_step_size: Array
+    halfway: Array
+    variance: Array
 
 
 class TemperatureInfo(NamedTuple):
-    """What happened at one temperature, each of shape (R,): see `smc.history`."""
+    """What happened at one temperature, each of shape (R,): see `smc.history`.
+
+    Attributes:
+        ess: effective sample size at the new temperature.
+        acceptance: rate of the last round of moves.
+        num_moves: moves made.
+        autocorrelation: largest correlation of a coordinate, or of the log density, with itself before the moves.
+        slowest: index of that coordinate.
+        still: share of the particles that no move moved.
+        shift: this step of the log evidence minus what it would be with half of the moves before it.
+        shift_variance: variance of `shift` if the moves mix.
+    """
 
     ess: Array
     acceptance: Array
     num_moves: Array
     autocorrelation: Array
     slowest: Array
+    still: Array
+    shift: Array
+    shift_variance: Array
 
 
 def powers(log_likelihood: Array, step: Array) -> Array:
@@ -61,7 +89,11 @@ def powers(log_likelihood: Array, step: Array) -> Array:
 
 
 def next_inverse_temperature(
-    log_likelihood: Float[Array, " particles"], inverse_temperature: Array, threshold: Array
+    log_likelihood: Float[Array, " particles"],
+    inverse_temperature: Array,
+    threshold: Array,
+    base: Float[Array, " particles"] | None = None,
+    goal: Array | None = None,
 ) -> tuple[Array, Array]:
     """The inverse temperature at which the effective sample size has fallen to a share of the living particles.
 
@@ -72,15 +104,19 @@ def next_inverse_temperature(
         log_likelihood: (N,) nats.
         inverse_temperature: the present one.
         threshold: the share, in (0, 1).
+        base: (N,) log weights at the present inverse temperature; all equal by default.
+        goal: effective sample size to reach instead of threshold times the living particles.
 
     Returns:
         The next inverse temperature (exactly 1 where it can be reached) and the effective sample size there.
     """
     dtype = log_likelihood.dtype
-    goal = threshold * jnp.sum((log_likelihood > -jnp.inf).astype(dtype))
+    if goal is None:
+        goal = threshold * jnp.sum((log_likelihood > -jnp.inf).astype(dtype))
 
     def ess(log_step: Array) -> Array:
-        return effective_sample_size(powers(log_likelihood, jnp.exp(log_step)))
+        log_weights = powers(log_likelihood, jnp.exp(log_step))
+        return effective_sample_size(log_weights if base is None else log_weights + base)
 
     end = jnp.log1p(-inverse_temperature)
     low, high = jnp.log(jnp.asarray(jnp.finfo(dtype).tiny, dtype)), end
@@ -97,18 +133,15 @@ def next_inverse_temperature(
     return new, ess(jnp.where(reached, end, low))
 
 
-def autocorrelations(
-    before: Float[Array, "particles dim"], after: Float[Array, "particles dim"]
-) -> Float[Array, " dim"]:
-    """Correlation over the particles of each coordinate with itself before the moves; 1 where nothing varies."""
-    x, y = before - jnp.mean(before, axis=0)[None], after - jnp.mean(after, axis=0)[None]
-    scale = jnp.sqrt(jnp.sum(x * x, axis=0) * jnp.sum(y * y, axis=0))
-    return jnp.where(scale > 0, jnp.abs(jnp.sum(x * y, axis=0)) / jnp.where(scale > 0, scale, 1), 1)
+def log_mean_power(log_likelihood: Float[Array, " particles"], step: Array) -> Array:
+    """Log of the mean of L^step, scalar, in nats."""
+    return step * jnp.max(log_likelihood) + log_mean_exp(powers(log_likelihood, step))
 
 
-def autocorrelation_limit(num_particles: int) -> float:
-    """The limit, no lower than what independent positions of so few particles show by chance (3.5 standard errors)."""
-    return max(AUTOCORRELATION_LIMIT, 3.5 / num_particles**0.5)
+def relative_powers(log_likelihood: Float[Array, " particles"], step: Array) -> Array:
+    """L^step over its mean, (N,)."""
+    log_weights = powers(log_likelihood, step)
+    return jnp.exp(log_weights - log_mean_exp(log_weights))
 
 
 class TemperingPrograms:
@@ -116,30 +149,16 @@ class TemperingPrograms:
 
     Args:
         target: the program's `unconstrained()`.
-        num_runs: R.
-        num_particles: N.
-        num_moves: trajectories of the first round of moves.
-        max_moves: no further round begins at this number.
-        num_leapfrog: leapfrog steps of a trajectory.
-        resample: scheme.
+        settings: sizes and names.
     """
 
-    def __init__(
-        self,
-        target: Any,
-        num_runs: int,
-        num_particles: int,
-        num_moves: int,
-        max_moves: int,
-        num_leapfrog: int,
-        resample: str,
-    ) -> None:
+    def __init__(self, target: Any, settings: Settings) -> None:
         # The target's operands are not kept: the data of the first run must not be those of the next.
         self.layout = layout = FlatLayout(target.position_shapes)
-        self.num_runs, self.num_particles = num_runs, num_particles
-        self.num_moves, self.max_moves, self.num_leapfrog = num_moves, max_moves, num_leapfrog
-        self._law = scheme(resample)
-        self._parts = lambda operands, x: log_prior_and_likelihood(target, operands, layout.unravel(x))
+        self.settings = settings
+        self.law = scheme(settings.resample)
+        self.parts = lambda operands, x: log_prior_and_likelihood(target, operands, layout.unravel(x))
+        self.moves = Moves(settings.moves, self.parts, settings.num_leapfrog)
         self._draw = lambda operands, key: layout.ravel(target.prior_position(operands, key))
         self.start = counted(self._start)
         self.step = counted(self._step)
@@ -151,24 +170,20 @@ class TemperingPrograms:
 
     def _start(self, operands: Any, key: Array) -> tuple[TemperedState, Array]:
         """Particles of the prior, and how many of them lie where their density cannot be computed, (R,)."""
-        runs, num, dtype = self.num_runs, self.num_particles, self.layout.dtype
+        runs, num, dtype = self.settings.num_runs, self.settings.num_particles, self.layout.dtype
         x = jax.vmap(lambda k: self._draw(operands, k))(jax.random.split(key, runs * num))
         legal = jnp.all(jnp.isfinite(x), axis=1)
         x = jnp.where(legal[:, None], x, jnp.zeros_like(x))
-        prior, likelihood = jax.vmap(lambda row: self._parts(operands, row))(x)
+        prior, likelihood = jax.vmap(lambda row: self.parts(operands, row))(x)
         legal = legal & jnp.isfinite(prior)
         # A draw that rounding sent to the border of its support has no density: weight zero, and counted.
-        likelihood = jnp.where(legal, likelihood, -jnp.inf)
-        prior = jnp.where(legal, prior, 0)
-        step = jnp.log(jnp.asarray(1.2 * self.layout.dim**-0.25, dtype))
-        state = TemperedState(
-            x.reshape(runs, num, -1),
-            prior.reshape(runs, num).astype(dtype),
-            likelihood.reshape(runs, num).astype(dtype),
-            jnp.zeros(runs, dtype),
-            jnp.zeros(runs, dtype),
-            jnp.full(runs, step),
-        )
+        likelihood = jnp.where(legal, likelihood, -jnp.inf).reshape(runs, num).astype(dtype)
+        prior = jnp.where(legal, prior, 0).reshape(runs, num).astype(dtype)
+        step = jnp.log(jnp.asarray(self.moves.tuning.start(self.layout.dim), dtype))
+        zero = jnp.zeros(runs, dtype)
+        variance = zero if self.settings.chain_length else zero + jnp.nan
+        x = x.reshape(runs, num, -1)
+        state = TemperedState(x, prior, likelihood, zero, zero, jnp.full(runs, step), likelihood, variance)
         return state, jnp.sum((~legal).reshape(runs, num).astype(jnp.int32), axis=1)
 
     def _step(
@@ -181,72 +196,78 @@ class TemperingPrograms:
         )
         delta = beta - state.inverse_temperature
         log_weights = jax.vmap(powers)(state.log_likelihood, delta)
-        top = jnp.max(state.log_likelihood, axis=1)
-        increment = delta * top + jax.vmap(log_mean_exp)(log_weights)
-        weights = jax.vmap(weights_from_log)(log_weights)
-        weights = weights / jnp.sum(weights, axis=1, keepdims=True)
-        mean = jnp.einsum("rn,rnd->rd", weights, state.position)
-        variance = jnp.einsum("rn,rnd->rd", weights, (state.position - mean[:, None, :]) ** 2)
-        variance = jnp.maximum(variance, jnp.asarray(jnp.finfo(variance.dtype).tiny ** 0.5, variance.dtype))
-        ancestors = self._law(log_weights, self.num_particles).sample(key_resample)
+        increment = jax.vmap(log_mean_power)(state.log_likelihood, delta)
+        scale = self.moves.scale(normalised(log_weights), state.position)
+        shift, shift_variance = jax.vmap(halfway_shift)(state.log_likelihood, state.halfway, delta)
+        ancestors = self.law(log_weights, self.settings.num_particles).sample(key_resample)
         before = jnp.take_along_axis(state.position, ancestors[:, :, None], axis=1)
-        after, log_step, info = self._moves(operands, before, beta, variance, state.log_step_size, key_moves)
-        prior, likelihood = jax.vmap(jax.vmap(lambda x: self._parts(operands, x)))(after)
-        new = TemperedState(after, prior, likelihood, beta, state.log_evidence + increment, log_step)
-        return new, TemperatureInfo(ess, *info)
+        moved, still = self.move(operands, before, beta, scale, state.log_step_size, key_moves)
+        prior, likelihood, halfway = self.look(operands, moved)
+        new = TemperedState(
+            moved.position,
+            prior,
+            likelihood,
+            beta,
+            state.log_evidence + increment,
+            moved.log_step_size,
+            halfway,
+            state.variance,
+        )
+        return new, info_of(ess, moved, still, shift, shift_variance)
 
-    def _moves(
-        self, operands: Any, before: Array, beta: Array, variance: Array, log_step: Array, key: Array
-    ) -> tuple[Array, Array, tuple]:
-        """Rounds of moves, each as long as all before it, until every coordinate has forgotten where it started."""
-        limit = jnp.asarray(autocorrelation_limit(self.num_particles), before.dtype)
+    def move(
+        self, operands: Any, before: Array, beta: Array, scale: Array, log_step: Array, key: Array
+    ) -> tuple[Moved, Array]:
+        """Rounds of moves, and the share of the particles that none of them moved."""
+        numbers = self.settings.num_moves, self.settings.max_moves
+        moved = self.moves.rounds(operands, before, beta, scale, log_step, key, *numbers)
+        still = jnp.mean(jnp.all(moved.position == before, axis=2).astype(before.dtype), axis=1)
+        return moved, still
 
-        def density(beta: Array) -> Any:
-            def one(x: Array) -> Array:
-                prior, likelihood = self._parts(operands, x)
-                return prior + beta * likelihood
-
-            return one
-
-        def move(number: Array, population: Any, log_step: Array) -> tuple[Any, Array]:
-            keys = jax.random.split(jax.random.fold_in(key, number), (self.num_runs, self.num_particles))
-            population, rates = jax.vmap(
-                lambda k, p, b, s, v: move_population(k, p, density(b), s, v, self.num_leapfrog)
-            )(keys, population, beta, jnp.exp(log_step) * step_size_share(number), variance)
-            return population, jnp.mean(rates, axis=1)
-
-        def round_of_moves(carry: tuple) -> tuple:
-            population, log_step, done, _, _, _ = carry
-            length = jnp.where(done == 0, self.num_moves, done)
-
-            def one(i: Array, inner: tuple) -> tuple:
-                population, total = inner
-                population, rate = move(done + i, population, log_step)
-                return population, total + rate
-
-            population, total = jax.lax.fori_loop(0, length, one, (population, jnp.zeros_like(log_step)))
-            rate = total / length.astype(total.dtype)
-            # Between rounds only, so that each round is a kernel that leaves its target unchanged.
-            change = jnp.clip(2.0 * (rate - _TARGET_ACCEPTANCE), -1.0, 0.3)
-            log_step = jnp.clip(log_step + change, jnp.log(_SHORTEST_STEP), jnp.log(_LONGEST_STEP)).astype(
-                log_step.dtype
-            )
-            rho = jax.vmap(autocorrelations)(before, population.position)
-            slowest = jnp.argmax(rho, axis=1).astype(jnp.int32)
-            return population, log_step, done + length, rate, jnp.max(rho, axis=1), slowest
-
-        population = jax.vmap(lambda x, b: start_population(x, density(b)))(before, beta)
-        zero = jnp.zeros_like(log_step)
-        carry = (population, log_step, jnp.int32(0), zero, zero + 1, jnp.zeros(self.num_runs, jnp.int32))
-        carry = jax.lax.while_loop(lambda c: jnp.any(c[4] > limit) & (c[2] < self.max_moves), round_of_moves, carry)
-        population, log_step, done, rate, rho, slowest = carry
-        return population.position, log_step, (rate, jnp.broadcast_to(done, rate.shape), rho, slowest)
+    def look(self, operands: Any, moved: Moved) -> tuple[Array, Array, Array]:
+        """Log prior and log likelihood after the moves, and log likelihood halfway, each (R, N)."""
+        parts = jax.vmap(jax.vmap(lambda x: self.parts(operands, x)))
+        prior, likelihood = parts(moved.position)
+        return prior, likelihood, parts(moved.halfway)[1]
 
 
-def tempering_programs(
-    target: Any, num_runs: int, num_particles: int, num_moves: int, max_moves: int, num_leapfrog: int, resample: str
-) -> TemperingPrograms:
+def normalised(log_weights: Float[Array, "runs particles"]) -> Array:
+    """Weights of each run, summing to one."""
+    weights = jax.vmap(weights_from_log)(log_weights)
+    return weights / jnp.sum(weights, axis=1, keepdims=True)
+
+
+def halfway_shift(log_likelihood: Array, halfway: Array, step: Array) -> tuple[Array, Array]:
+    """Log mean L^step after all moves minus after half of them, of the same particles, and its variance.
+
+    Given where the particles stood before the moves they are independent, whatever their ancestors.
+    """
+    shift = log_mean_power(log_likelihood, step) - log_mean_power(halfway, step)
+    difference = relative_powers(log_likelihood, step) - relative_powers(halfway, step)
+    return shift, jnp.mean(difference**2) / log_likelihood.size
+
+
+def info_of(ess: Array, moved: Moved, still: Array, shift: Array, shift_variance: Array) -> TemperatureInfo:
+    """The record of one temperature."""
+    return TemperatureInfo(
+        ess,
+        moved.acceptance,
+        moved.num_moves,
+        moved.autocorrelation,
+        moved.slowest,
+        still,
+        shift,
+        shift_variance,
+    )
+
+
+def tempering_programs(target: Any, settings: Settings) -> TemperingPrograms:
     """The programs of an earlier run of the same model and sizes, if there was one."""
-    sizes = (num_runs, num_particles, num_moves, max_moves, num_leapfrog, resample)
-    key = ("tempering", target.signature, str(jnp.zeros(()).dtype), sizes)
-    return cached(key, lambda: TemperingPrograms(target, *sizes))
+    if settings.chain_length:
+        from smc.waste_free_tempering import WasteFreePrograms as Programs
+    elif settings.persistent:
+        from smc.persistent import PersistentPrograms as Programs
+    else:
+        Programs = TemperingPrograms
+    key = ("tempering", target.signature, str(jnp.zeros(()).dtype), settings)
+    return cached(key, lambda: Programs(target, settings))

@@ -98,6 +98,7 @@ def test_the_streaming_page_runs():
         exec(code, scope)
     assert scope["belief"].as_mixture(4).means.shape == (4, 4)
     assert float(scope["belief"].time) == 0.3
+    np.testing.assert_allclose(sum(float(p) for p in scope["chances"].values()), 1, rtol=1e-6)
 
 
 def test_the_state_space_page_runs():
@@ -107,6 +108,9 @@ def test_the_state_space_page_runs():
     truth = np.asarray(scope["states"])
     assert np.corrcoef(truth, np.asarray(scope["run"].mean))[0, 1] > 0.3
     assert scope["population"].run(0)[0].log_weights.shape == (60,)
+    gears = np.asarray(scope["gears"])
+    assert np.mean(np.asarray(scope["switching"].summary)[:, 1][gears == 1]) > 0.5
+    assert scope["learnt"].mean["scale"].shape == (60,)
     assert abs(float(scope["fast"].log_evidence - scope["run"].log_evidence)) < 3.0
 
 

@@ -12,7 +12,9 @@ from probinf.streaming import AbstractFilterMethod, stack_beliefs, unstack_belie
 from smc.ensemble import EnsembleKalmanFilter
 from smc.extended import EKF
 from smc.gaussian_sum import GaussianSum
+from smc.interacting import InteractingMultipleModels
 from smc.particles import ParticleFilter
+from smc.regularised import RegularisedParticleFilter
 from smc.unscented import UKF
 from tests.streaming_models import beacons, cruise, cruise_log, joint_gaussian
 
@@ -41,12 +43,17 @@ METHODS = {
     # points, and the answers agree to the accuracy of the approximation only.
     "ukf": Row(UKF(), 1e-6, rotation=0.1),
     "gaussian sum": Row(GaussianSum(), 1e-6),
+    # Two modes that move alike, so that there is an exact answer: whatever mixing and weighing do, they must do right.
+    "interacting models": Row(
+        InteractingMultipleModels({"one": None, "other": None}, rates=[[-0.3, 0.3], [0.8, -0.8]]), 1e-6
+    ),
     # 20,000 members: one standard error of a mean is 0.007 sd, of a variance 1 %, and some updates later a few times
     # that; 0.15 is more than 6 of them.
     "ensemble": Row(EnsembleKalmanFilter(20_000), 0.15, single=0.15, rotation=0.15),
     # 40,000 particles keep at least 2,000 effective ones on these problems: a mean is off by 0.022 sd at one standard
     # error, and 0.15 is more than 6 of them (two sides, some 300 comparisons: a false alarm once in 10^6 seeds).
     "particles": Row(ParticleFilter(40_000), 0.15, single=0.15, rotation=0.15),
+    "regularised": Row(RegularisedParticleFilter(40_000), 0.15, single=0.15, rotation=0.15),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from probinf.errors import ArgumentTypeError
+from probinf.inference.auto import Auto
 from probinf.inference.method import AbstractMethod
 from probinf.inference.posterior import Posterior
 from probinf.language.door import check_reachable, warn_none_arguments
@@ -13,13 +14,14 @@ from probinf.random import as_key
 
 
 def infer(
-    program: Any, method: AbstractMethod, *args: Any, seed: Any = 0, progress: bool = True, **kwargs: Any
+    program: Any, method: AbstractMethod | None = None, *args: Any, seed: Any = 0, progress: bool = True, **kwargs: Any
 ) -> Posterior:
     """Draw from the posterior of a program.
 
     Args:
         program: a program (`model(...)`, usually with data given), or a NumPyro model whose arguments follow.
-        method: how: `pi.NUTS()`, `smc.SMC(num_particles=1000)`, ...
+        method: how: `pi.NUTS()`, `smc.SMC(num_particles=1000)`, ... By default `pi.Auto()`, which takes ChEES or NUTS
+            and says which and why.
         args: arguments of a NumPyro model.
         seed: an integer or a key; the same seed gives the same draws.
         progress: show a bar where the output is a terminal.
@@ -33,6 +35,8 @@ def infer(
         ModelError: the program cannot be run by this method; the message names the site and what can.
         InferenceError: no legal start, or the run broke down; what was finished is on `.partial`.
     """
+    if method is None:
+        method = Auto()
     if isinstance(method, type) and issubclass(method, AbstractMethod):
         raise ArgumentTypeError(f"method: write {method.__name__}(), an object with settings, not the class.")
     if not isinstance(method, AbstractMethod):

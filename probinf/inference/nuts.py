@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probinf.errors import ArgumentError, ArgumentTypeError, InferenceError, ModelError, UnknownNameError
+from probinf.errors import ArgumentError, InferenceError
+from probinf.inference.gradient_target import check_init, gradient_target
 from probinf.inference.method import AbstractMethod, check_count, check_fraction, check_option
 from probinf.inference.nuts_run import Run, bar_for, laplace_geometry, programs_for
 from probinf.inference.posterior import Posterior
@@ -77,12 +78,7 @@ class NUTS(AbstractMethod):
         check_count("thinning", self.thinning)
         if self.thinning > self.num_draws:
             raise ArgumentError(f"thinning: {self.thinning} keeps none of num_draws={self.num_draws} draws.")
-        if isinstance(self.init, str):
-            check_option("init", self.init, ("uniform", "prior"))
-        elif not isinstance(self.init, Mapping):
-            raise ArgumentTypeError(
-                f"init: expected 'uniform', 'prior' or a dict from site to value, found {type(self.init).__name__}."
-            )
+        check_init(self.init)
         for name in ("keep", "non_centred"):
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, (getattr(self, name),))
@@ -181,18 +177,8 @@ class NUTS(AbstractMethod):
         return dataclasses.replace(more, draws=joined, sample_stats=stats, warnings=notes)
 
     def _prepare(self, program: Any, keys: list[jax.Array]) -> tuple[Any, Run]:
-        target = program
-        if hasattr(program, "unconstrained"):
-            target = (
-                program.unconstrained(non_centred=self.non_centred) if self.non_centred else program.unconstrained()
-            )
-        _check_target(target)
+        target = gradient_target(program, "NUTS", self.non_centred, self.keep)
         operands = jax.tree.map(jnp.asarray, target.operands)
-        if self.keep is not None:
-            known = [*target.position_shapes, *target.dims]
-            for name in self.keep:
-                if name not in known:
-                    raise UnknownNameError(name, set(known), "site", f"model {target.name!r}")
         programs = programs_for(
             target, operands, self.num_chains, self._metric, int(self.max_tree_depth), self.chain_method
         )
@@ -222,28 +208,6 @@ class NUTS(AbstractMethod):
             checkpoint=run.checkpoint(),
             model=target.name,
         )
-
-
-def _check_target(target: Any) -> None:
-    """Refuse what a gradient sampler cannot handle, by name."""
-    if target.discrete_sites:
-        names = ", ".join(map(repr, target.discrete_sites))
-        raise ModelError(
-            f"NUTS needs gradients, and model {target.name!r} has discrete latent sites: {names}. Sum them out with "
-            "pi.enumerate_program, or use SMC(), which takes any site."
-        )
-    conditional = getattr(target, "conditional_sites", ())
-    if conditional:
-        names = ", ".join(map(repr, conditional))
-        raise ModelError(
-            f"NUTS needs a fixed set of latent sites, and model {target.name!r} reaches these under some values of "
-            f"others only: {names}. Use SMC(), which follows each branch."
-        )
-    if not target.position_shapes:
-        raise ModelError(f"Model {target.name!r} has no latent site: nothing to infer. Are all of them observed?")
-    wrong = [n for n, leaf in target.position_shapes.items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
-    if wrong:
-        raise ModelError(f"NUTS needs real unconstrained values; in model {target.name!r} these are not: {wrong}.")
 
 
 def _notes(stats: Mapping[str, np.ndarray], max_tree_depth: int, others: Sequence[str]) -> tuple[str, ...]:

@@ -183,17 +183,7 @@ class Run:
 
     def constrain(self, x: np.ndarray, keep: Sequence[str] | None) -> dict[str, np.ndarray]:
         """Latent and deterministic values at positions (chains, draws, dim), in blocks of one compiled size."""
-        chains, draws, dim = x.shape
-        flat = x.reshape(chains * draws, dim)
-        blocks: dict[str, list[np.ndarray]] = {}
-        for start in range(0, flat.shape[0], CAPACITY):
-            block = flat[start : start + CAPACITY]
-            padded = np.concatenate([block, np.broadcast_to(block[-1:], (CAPACITY - block.shape[0], dim))])
-            for name, value in self.programs.constrain(self.operands, jnp.asarray(padded)).items():
-                if keep is None or name in keep:
-                    blocks.setdefault(name, []).append(np.asarray(value)[: block.shape[0]])
-        joined = {name: np.concatenate(values) for name, values in blocks.items()}
-        return {name: value.reshape(chains, draws, *value.shape[1:]) for name, value in joined.items()}
+        return constrain_in_blocks(self.programs.constrain, self.operands, x, keep, CAPACITY)
 
     def checkpoint(self) -> dict[str, np.ndarray]:
         """Everything needed to go on drawing."""
@@ -217,6 +207,23 @@ class Run:
         gathered = jax.tree.unflatten(jax.tree.structure(template), _group(checkpoint, "state"))
         self.states = self.chains.scatter(gathered)
         self.next_step = int(checkpoint["next_step"])
+
+
+def constrain_in_blocks(
+    constrain: Any, operands: Any, x: np.ndarray, keep: Sequence[str] | None, size: int
+) -> dict[str, np.ndarray]:
+    """Values at positions (chains, draws, dim), `size` positions at a time, so that one compiled program serves all."""
+    chains, draws, dim = x.shape
+    flat = x.reshape(chains * draws, dim)
+    blocks: dict[str, list[np.ndarray]] = {}
+    for start in range(0, flat.shape[0], size):
+        block = flat[start : start + size]
+        padded = np.concatenate([block, np.broadcast_to(block[-1:], (size - block.shape[0], dim))])
+        for name, value in constrain(operands, jnp.asarray(padded)).items():
+            if keep is None or name in keep:
+                blocks.setdefault(name, []).append(np.asarray(value)[: block.shape[0]])
+    joined = {name: np.concatenate(values) for name, values in blocks.items()}
+    return {name: value.reshape(chains, draws, *value.shape[1:]) for name, value in joined.items()}
 
 
 def _group(checkpoint: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:

@@ -66,10 +66,7 @@ class System:
         self.dim = _prior_dim(prior, name)
         self.dtype = default_float()
         self.angles = tuple(int(a) % self.dim if -self.dim <= a < self.dim else _bad_angle(a, self.dim) for a in angles)
-        needed, accepted = positional_parameters(move)
-        if needed > 3 or accepted < 2:
-            raise ArgumentError(f"move: the function must take (x, dt) or (x, dt, u); it needs {needed} arguments.")
-        self.takes_control, self.needs_control = accepted >= 3, False
+        self.takes_control, self.needs_control = _accepts_control(move), False
         self.recipe: recipes.Call | recipes.Constant = recipes.Constant(self)
         if not recipes.rebuilding():
             self._check()
@@ -144,6 +141,16 @@ class System:
         other.recipe = recipes.with_prior(self.recipe, other)
         return other
 
+    def with_move(self, move: Callable[..., dist.Distribution]) -> System:
+        """The same system with another motion, checked by a dry run."""
+        other = object.__new__(System)
+        other.__dict__.update(self.__dict__)
+        other.move = move
+        other.takes_control, other.needs_control = _accepts_control(move), False
+        other.recipe = recipes.Constant(other)
+        other._check_move()
+        return other
+
     def filter(self, method: AbstractFilterMethod, lag: float = 0.0) -> Filter:
         """A filter for this system; see `probinf.streaming.Filter`."""
         from probinf.streaming.filter import Filter
@@ -155,7 +162,7 @@ class System:
 
     # -- checks at the door -----------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
+    def _check_move(self) -> None:
         x = jax.ShapeDtypeStruct((self.dim,), self.dtype)
         dt = jax.ShapeDtypeStruct((), self.dtype)
         try:
@@ -170,6 +177,9 @@ class System:
                     f"move of {self.name!r} returned event shape {moved.event_shape}, expected {(self.dim,)} "
                     "as the prior's."
                 )
+
+    def _check(self) -> None:
+        self._check_move()
         for name, sensor in self.sensors.items():
             if sensor.inputs is not None or not sensor.needs_inputs:
                 self.describe_sensor(name, sensor.inputs)
@@ -204,6 +214,13 @@ def state_space(function: Callable[..., System]) -> Callable[..., System]:
         return system
 
     return build
+
+
+def _accepts_control(move: Callable[..., Any]) -> bool:
+    needed, accepted = positional_parameters(move)
+    if needed > 3 or accepted < 2:
+        raise ArgumentError(f"move: the function must take (x, dt) or (x, dt, u); it needs {needed} arguments.")
+    return accepted >= 3
 
 
 def _bad_angle(angle: Any, dim: int) -> int:
