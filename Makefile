@@ -39,7 +39,7 @@ types: .venv/.installed ## check types
 	$(BIN)/basedpyright
 
 unit: .venv/.installed ## run the fast tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 25 -m "not slow"
 
 newest: ## run NEWEST_TESTS on Python 3.12 with the newest JAX, if there is a Python 3.12
 	@python312=$$($(FIND_312)); \
@@ -47,7 +47,7 @@ newest: ## run NEWEST_TESTS on Python 3.12 with the newest JAX, if there is a Py
 	    echo "newest: no working Python 3.12 found; this lane is left out."; \
 	else \
 	    $(MAKE) --no-print-directory .venv312/.installed PYTHON312="$$python312" && \
-	    $(NEWEST_BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(NEWEST_TESTS); \
+	    $(NEWEST_BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 25 -m "not slow" $(NEWEST_TESTS); \
 	fi
 
 nightly: .venv/.installed bench ## run every test, the slow ones too, and all benchmarks
@@ -60,11 +60,12 @@ bench: .venv/.installed ## run the benchmarks; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.validity --json benchmarks/results/validity.json
 	$(BIN)/python -m benchmarks.trans_dimensional --json benchmarks/results/trans_dimensional.json
 
-peers: .venv/.installed ## measure package smc beside other packages, in an environment with them
+peers: .venv/.installed ## measure filters, samplers and streaming beside other packages, in an environment with them
 	@[ -x .venv-peers/bin/python ] || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install -qq --editable . -r benchmarks/requirements-peers.txt
 	.venv-peers/bin/python -m pip install -qq --no-deps particles==0.4  # it asks for NumPy 1 and runs with 2
 	.venv-peers/bin/python -m benchmarks.smc --json benchmarks/results/smc.json
+	.venv-peers/bin/python -m benchmarks.streaming --json benchmarks/results/streaming.json
 
 docs: .venv/.installed ## build the pages into site/
 	$(BIN)/python -m pip install --quiet --constraint requirements-dev.lock mkdocs-material
