@@ -349,3 +349,12 @@ def test_one_element_outside_makes_the_whole_batch_impossible():
     assert float(log_density(law, jnp.array([0.5, -0.5]))) == -np.inf
     np.testing.assert_array_equal(supported(law, jnp.array([0.5, -0.5])), [True, False])
     assert supported(dist.Normal(0.0, 1.0), jnp.asarray(0.0)) is None
+
+
+def test_the_bound_of_a_whole_vector_is_not_aligned_with_its_entries(key):
+    """The total of a multinomial bounds each lane's vector as one: right totals have a density, others none."""
+    leaves, structure = family("multinomial")
+    widened = lanes([spread(x, True) for x in leaves], structure, [True] * len(leaves), LANES)
+    value = draw(widened, key)
+    assert np.isfinite(float(log_density(widened, value)))
+    assert float(log_density(widened, value.at[0, 0].add(1))) == -np.inf

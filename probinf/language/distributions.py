@@ -142,10 +142,7 @@ def supported(distribution: dist.Distribution, value: jax.Array) -> jax.Array | 
     try:
         inside = jnp.asarray(support(value))
         support.feasible_like(value)
-    except (
-        NotImplementedError,
-        ValueError,
-    ):  # a multinomial's stand-in has one axis too many when its count is an array
+    except NotImplementedError:
         return None
     return inside
 
@@ -190,7 +187,11 @@ class Lanes(dist.Distribution):
         support = self._one(tuple(_first(x, a) for x, a in zip(self.leaves, self.axes, strict=True))).support
         if not jax.tree.leaves(support):
             return support
-        rank = len(self.batch_shape) - 1 + self.event_dim
+        own: Any = support
+        while isinstance(own, dist.constraints.independent):
+            own = own.base_constraint
+        # A bound of a whole vector, as a multinomial's total, has no axes for the vector's entries.
+        rank = len(self.batch_shape) - 1 + self.event_dim - own.event_dim
 
         def align(bound: jax.Array) -> jax.Array:
             return bound.reshape((self.size, *(1,) * (rank - bound.ndim + 1), *bound.shape[1:]))
