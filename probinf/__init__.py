@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from probinf.version import VERSION as __version__
 
 _WHERE = {
     "ArgumentError": "probinf.errors",
     "ArgumentTypeError": "probinf.errors",
+    "Checkpoint": "probinf.runs.checkpoint",
+    "CheckpointError": "probinf.errors",
     "DataError": "probinf.errors",
     "InferenceError": "probinf.errors",
     "ModelError": "probinf.errors",
@@ -33,6 +35,7 @@ _WHERE = {
     "factor": "probinf.language.statements",
     "from_numpyro": "probinf.language.numpyro_models",
     "infer": "probinf.inference.infer",
+    "look": "probinf.inference.look",
     "model": "probinf.language.program",
     "observe": "probinf.language.statements",
     "observe_log": "probinf.streaming.emission",
@@ -112,6 +115,7 @@ if TYPE_CHECKING:
     from probinf.errors import (
         ArgumentError,
         ArgumentTypeError,
+        CheckpointError,
         DataError,
         InferenceError,
         ModelError,
@@ -123,6 +127,7 @@ if TYPE_CHECKING:
     from probinf.inference.auto import Auto
     from probinf.inference.chees import ChEES
     from probinf.inference.infer import infer
+    from probinf.inference.look import look
     from probinf.inference.mcmc import MCMC
     from probinf.inference.nuts import NUTS
     from probinf.inference.posterior import Posterior
@@ -140,6 +145,7 @@ if TYPE_CHECKING:
     from probinf.representations.angular import Angular
     from probinf.representations.mixture import GaussianMixture
     from probinf.representations.population import Population
+    from probinf.runs.checkpoint import Checkpoint
     from probinf.streaming import Filter, Log, Sensor, System, state_space
     from probinf.streaming.emission import observe_log, state_times
     from probinf.transformations.algorithms import enumerate_program, population, recorded

@@ -36,6 +36,10 @@ class InferenceError(ProbinfError, RuntimeError):
     """A run that cannot start or cannot go on: no legal start, all particles dead."""
 
 
+class CheckpointError(ProbinfError, RuntimeError):
+    """A checkpoint that cannot be written, or cannot be continued: damaged, or of another run."""
+
+
 class UnknownNameError(ProbinfError, KeyError):
     """A name that does not exist; the message gives the nearest one and the full list."""
 

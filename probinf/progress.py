@@ -52,22 +52,24 @@ class Progress:
         total: number of units of work, or `None` where it is not known beforehand.
         label: what is being done, in a word or two.
         unit: what is counted.
+        show: False for a bar that only counts.
 
     Raises:
         ArgumentError: `total` is negative.
     """
 
-    def __init__(self, total: int | None, label: str, *, unit: str = "step") -> None:
+    def __init__(self, total: int | None, label: str, *, unit: str = "step", show: bool = True) -> None:
         if total is not None and total < 0:
             raise ArgumentError(f"total: expected a non-negative count or None, found {total}.")
         self._total = total
         self._label = label
         self._unit = unit
+        self._show = show
         self._bar: Any = None
         self.done = 0
 
     def __enter__(self) -> Progress:
-        if is_shown():
+        if self._show and is_shown():
             from tqdm import tqdm  # here, since silent work should not pay for it
 
             self._bar = tqdm(

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from probinf.errors import ModelError
+from probinf.errors import ArgumentError, ModelError
 from probinf.inference.method import AbstractMethod, check_count
 from probinf.inference.posterior import Posterior
 from probinf.language.program import Program
 from probinf.language.sites import only_sometimes, sites_of
 from probinf.random import as_key
+from probinf.runs import Checkpoint
 from probinf.transformations.algorithms import check_particles
 from probinf.transformations.resampling import scheme
 from smc.importance import FEW_ANCESTORS, distinct_static, run_importance
-from smc.smc2 import SMC2, suspended
+from smc.smc2 import SMC2
+from smc.static_parameters import suspended
 from smc.tempered import TemperedSMC
 
 
@@ -74,12 +77,20 @@ class SMC(AbstractMethod):
         scheme(self.resample)
         check_count("num_runs", self.num_runs)
 
-    def run(self, program: Program, key: Any, *, progress: bool = False) -> Posterior:
+    def run(
+        self,
+        program: Program,
+        key: Any,
+        *,
+        progress: bool = False,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    ) -> Posterior:
         """Choose and run.
 
         Raises:
             ModelError: the program has no latent site.
             InferenceError: all particles died, or weights are NaN; the site and step are named.
+            ArgumentError: a checkpoint where the program is run in one piece.
         """
         began = time.perf_counter()
         key = as_key(key, argument="key")
@@ -98,9 +109,14 @@ class SMC(AbstractMethod):
             method = TemperedSMC(
                 max(self.num_particles, 2), threshold=threshold, num_runs=self.num_runs, resample=self.resample
             )
+        elif checkpoint is not None:
+            raise ArgumentError(
+                f"checkpoint: SMC runs this program in one piece ({choice.why}), so there is nothing to continue; "
+                "leave it out."
+            )
         else:
             return self._population(program, choice, key, began)
-        found = method.run(program, key, progress=progress)
+        found = method.run(program, key, progress=progress, checkpoint=checkpoint)
         return dataclasses.replace(found, method=f"SMC: {found.method} ({choice.why})")
 
     def _population(self, program: Program, choice: Choice, key: jax.Array, began: float) -> Posterior:

@@ -11,43 +11,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from probinf.kernels.chains import cached, counted
-from probinf.language.evaluate import evaluate
-from probinf.language.handlers import Condition, Forward, ScoreUnconstrained, Unconstrain
-from probinf.language.program import Program
-from probinf.language.staging import Staged, restage
-from probinf.transformations.population import Resampling, run_population
+from probinf.language.staging import Staged
+from probinf.transformations.population import Resampling
 from probinf.transformations.resampling import Systematic
-from smc.suspended import Inner, Suspended, suspend
+from smc.static_parameters import draw_parameters, filter_given, prior_density
+from smc.suspended import Inner, Suspended
 
 _HISTORY = 4  # particles of the last filters, whose paths are returned, relative to the others
 _WIDENED = 1.2  # the independence proposal against the particles' spread, so that it dominates the tails
-
-
-def suspended(program: Program) -> Suspended | None:
-    """The program suspended at its loop, split once for each staged program; None where it has no such loop."""
-    return cached(("suspended", program.staged), lambda: suspend(program))
-
-
-class StaticPrior(ScoreUnconstrained):
-    """Density of the static sites only: what the prefix draws otherwise belongs to the filters."""
-
-    vectorise_loops = False
-
-    def __init__(self, static: tuple[str, ...]) -> None:
-        super().__init__()
-        self.static = static
-
-    def sample(self, site: Any, distribution: Any, value: Any, state: Any) -> Any:
-        if site.name in self.static:
-            return super().sample(site, distribution, value, state)
-        # A placeholder: no static site's density looks at it (see `Suspended.static`).
-        return jnp.zeros(distribution.shape(), jnp.result_type(float)), state, {}
-
-    def observe(self, site: Any, distribution: Any, value: Any, state: Any) -> Any:
-        return state, {}
-
-    def factor(self, site: Any, log_factor: Any, state: Any) -> Any:
-        return state, {}
 
 
 class Engine:
@@ -70,18 +41,10 @@ class Engine:
     # -- parameters -------------------------------------------------------------------------------------------------
 
     def _prior(self, operands: Any, key: jax.Array) -> dict:
-        def one(key: jax.Array) -> dict:
-            handler = Unconstrain()
-            records = self.inner.prefix.run(operands, handler, handler.start(key), {})[2]
-            return {n: records[n] for n in self.inner.static}
-
-        return jax.vmap(one)(jax.random.split(key, self.num_outer))
+        return jax.vmap(lambda key: draw_parameters(self.inner, operands, key))(jax.random.split(key, self.num_outer))
 
     def _density(self, operands: Any, theta: dict) -> tuple[jax.Array, dict]:
-        """Log prior of one unconstrained parameter vector, and its constrained values."""
-        handler = StaticPrior(self.inner.static)
-        _, logp, records = self.inner.prefix.run(operands, handler, handler.start(), theta)
-        return logp, {n: records[n] for n in self.inner.static}
+        return prior_density(self.inner, operands, theta)
 
     def _constrain(self, operands: Any, theta: dict) -> dict:
         return jax.vmap(lambda th: self._density(operands, th)[1])(theta)
@@ -167,33 +130,17 @@ class Engine:
 
     def _finish(self, operands: Any, theta: dict, key: jax.Array) -> dict:
         """Parameters, and for each of them one path of states from a fresh filter with history."""
-        first = jax.tree.map(lambda x: x[0], theta)
-        given = restage(
-            self.staged.name,
-            lambda ops: self.staged.run(ops[0], Condition(freeze=True, record=True), (), ops[1])[2],
-            (operands, self._density(operands, first)[1]),
-        )
-
         def one(args: Any) -> dict:
             th, key = args
             values = self._density(operands, th)[1]
-            paths, log_weights = _filtered(given, (operands, values), _HISTORY * self.num_inner, self.rule, key)
+            _, log_weights, paths = filter_given(
+                self.staged, operands, values, _HISTORY * self.num_inner, self.rule, key, record=True
+            )
             j = jax.random.categorical(jax.random.fold_in(key, 1), log_weights)
             return {**values, **{n: v[j] for n, v in paths.items()}}
 
         keys = jax.random.split(key, self.num_outer)
         return jax.lax.map(one, (theta, keys), batch_size=min(16, self.num_outer))
-
-
-def _filtered(staged: Staged, operands: Any, num: int, rule: Resampling, key: jax.Array) -> tuple[Any, Any]:
-    def emitted(ops: Any) -> Any:
-        outs, state, _ = run_population(staged.closed, jax.tree.leaves(ops), num, rule)
-        return jax.tree.unflatten(staged.results, outs), state.log_weights
-
-    closed, shapes = jax.make_jaxpr(emitted, return_shape=True)(operands)
-    handler = Forward()
-    flat, _, _ = evaluate(closed, jax.tree.leaves(operands), handler, handler.start(key), {})
-    return jax.tree.unflatten(jax.tree.structure(shapes), flat)
 
 
 def engine_for(staged: Staged, inner: Suspended, num_outer: int, num_inner: int, rule: Resampling) -> Engine:

@@ -210,9 +210,9 @@ def _scores(eqn: Any) -> bool:
     return any(may_score(j.jaxpr if isinstance(j, _jax.ClosedJaxpr) else j) for j in inner)
 
 
-def no_loop(program: Any) -> ModelError:
+def no_loop(program: Any, method: str) -> ModelError:
     """The error for a program that cannot be suspended."""
     return ModelError(
-        f"Model {program.name!r}: SMC2 needs observations inside one lax.scan at the model's top level. Use "
+        f"Model {program.name!r}: {method} needs observations inside one lax.scan at the model's top level. Use "
         "smc.TemperedSMC() or pi.NUTS() for other models."
     )

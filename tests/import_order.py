@@ -15,6 +15,7 @@ from typing import NamedTuple
 # The order of docs/design.md, lowest first. `probinf` alone is probinf/__init__.py.
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
+        "probinf.version",
         "probinf.errors",
         "probinf.random",
         "probinf.fast_random",
@@ -22,7 +23,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "probinf.claims",
         "probinf.arguments",
         "probinf._jax",
+        "probinf.entry_points",
     ),
+    ("probinf.runs",),
     ("probinf.plots",),
     ("probinf.representations",),
     ("probinf.language",),
@@ -31,7 +34,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("probinf.validity",),
     ("probinf.inference",),
     ("probinf.streaming",),
-    ("probinf", "probinf.cli"),
+    ("probinf",),
+    ("probinf.cli", "probinf.commands"),
     ("smc",),
     ("transformers_gmm", "continual"),
 )

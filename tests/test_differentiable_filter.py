@@ -87,12 +87,14 @@ def test_transport_gradients_are_near_the_kalman_gradient():
     assert abs(values.mean() - float(EXACT[0])) < 0.2
 
 
+@pytest.mark.slow
 def test_transport_gradients_vary_less():
     _, by_weights = estimates(50, 200, 9, threshold=1.0)
     _, by_transport = estimates(50, 200, 9, gradient="transport", threshold=1.0, num_iterations=30)
     assert (by_transport.std(0) < by_weights.std(0)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", GRADIENT_CLAIMS)
 def test_optax_climbs_to_the_maximum_of_the_likelihood(gradient):
     """Adam from far off ends where the exact likelihood is within half a nat of its maximum."""

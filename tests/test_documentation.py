@@ -71,6 +71,7 @@ def test_the_validity_page_runs(few_programs):
     assert all(reports)
 
 
+@pytest.mark.slow
 def test_the_building_blocks_page_runs(few_programs):
     first, second, third = blocks("docs/building-blocks.md")
     scope: dict = {}
@@ -101,6 +102,7 @@ def test_the_streaming_page_runs():
     np.testing.assert_allclose(sum(float(p) for p in scope["chances"].values()), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_state_space_page_runs():
     scope: dict = {}
     for code in blocks("docs/state-space.md"):
@@ -114,6 +116,7 @@ def test_the_state_space_page_runs():
     assert abs(float(scope["fast"].log_evidence - scope["run"].log_evidence)) < 3.0
 
 
+@pytest.mark.slow
 def test_the_smoothing_page_runs():
     scope: dict = {}
     for code in blocks("docs/smoothing.md"):
@@ -122,6 +125,13 @@ def test_the_smoothing_page_runs():
     assert np.corrcoef(np.asarray(scope["states"]), np.asarray(scope["smoothed"].mean))[0, 1] > 0.5
     assert np.abs(np.asarray(scope["cheap"].mean - scope["smoothed"].mean)).max() < 0.5
     assert scope["weights"].shape == (100, 500)
+
+
+def test_the_devices_page_runs():
+    scope: dict = {}
+    for code in blocks("docs/devices.md"):
+        exec(code, scope)
+    assert abs(float(scope["run"].log_evidence) - float(scope["islands"].log_evidence)) < 2.0
 
 
 def test_every_page_is_in_the_navigation():

@@ -17,7 +17,7 @@ import scipy.stats
 from arviz_stats.base import array_stats
 
 from probinf.errors import ArgumentError, ArgumentTypeError, InferenceError, ModelError, ProbinfError, UnknownNameError
-from probinf.inference import nuts_run
+from probinf.inference import nuts_run, sampling_loop
 from probinf.inference.nuts import NUTS
 from probinf.inference.posterior import Posterior
 from probinf.kernels.chains import ChainPrograms, compilations
@@ -178,6 +178,7 @@ def ill_terms(operands, position):
     return {"x": -0.5 * x @ precision @ x}
 
 
+@pytest.mark.slow
 def test_laplace_metric_on_an_ill_conditioned_gaussian():
     axes, variances = ill_conditioned()
     mean = np.linspace(-5.0, 5.0, 300)
@@ -348,7 +349,7 @@ def test_lp_is_the_log_density_of_the_draws():
 
 def test_draws_do_not_depend_on_how_the_run_is_cut(monkeypatch):
     whole = NUTS(num_warmup=100, num_draws=60).run(conjugate(), 1)
-    monkeypatch.setattr(nuts_run, "_SECONDS_PER_PIECE", 0.0)  # pieces of one step
+    monkeypatch.setattr(sampling_loop, "_SECONDS_PER_PIECE", 0.0)  # pieces of one step
     pieces = NUTS(num_warmup=100, num_draws=60).run(conjugate(), 1)
     np.testing.assert_array_equal(whole["mu"], pieces["mu"])
 

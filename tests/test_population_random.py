@@ -84,7 +84,7 @@ THRESHOLDS = st.sampled_from([1.0, 0.5, 0.0])
 SLOW_GENERATION = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
-@settings(max_examples=40, suppress_health_check=SLOW_GENERATION)
+@settings(max_examples=20, suppress_health_check=SLOW_GENERATION)
 @given(tree=programs(), scheme=st.sampled_from(sorted(SCHEMES)), threshold=THRESHOLDS)
 def test_two_particles_mean_the_measure_of_a_random_program(tree, scheme, threshold):
     check(tree, 2, scheme, threshold)

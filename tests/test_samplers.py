@@ -183,6 +183,7 @@ def test_the_next_temperature_of_a_weighted_pool_meets_its_goal(skew):
 # -- the verdict ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_verdict_on_sonar_like_data_fires_for_the_walk_and_is_silent_for_trajectories_that_mix():
     """The walk's evidence is nats above that of the trajectories, and it says that it does not mix."""
     program = TARGETS["sonar"](1).program

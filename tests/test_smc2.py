@@ -15,8 +15,9 @@ from scipy import stats
 import probinf as pi
 import smc
 from probinf.errors import ArgumentError, ArgumentTypeError, InferenceError, ModelError
-from smc.smc2 import _Run
-from smc.smc2_engine import Engine, engine_for, suspended
+from smc.smc2_engine import Engine
+from smc.smc2_run import SMC2Loop
+from smc.static_parameters import suspended
 from tests.compile_count import compiled
 from tests.test_tempered import agrees
 
@@ -47,13 +48,13 @@ def _series():
 YS = _series()
 
 
-def quadrature():
+def quadrature(ys=YS):
     """Log evidence and posterior means of phi, q and the last state, by Kalman filters on a grid (midpoint rule)."""
     phi = np.linspace(-1, 1, 201)[1::2]
     log_q = np.linspace(-2.5, 2.5, 121)
     a, s = (g.ravel() for g in np.meshgrid(phi, np.exp(log_q), indexing="ij"))
     m, p, log_l = np.zeros_like(a), np.zeros_like(a), np.zeros_like(a)
-    for y in YS:
+    for y in ys:
         m, p = a * m, a**2 * p + s**2
         total = p + NOISE**2
         log_l += stats.norm(m, np.sqrt(total)).logpdf(y)
@@ -93,8 +94,7 @@ def _started(steps, size=64):
     program = autoregression(jnp.array(YS))
     inner = suspended(program)
     method = smc.SMC2(size, 32, num_moves=1)
-    engine = engine_for(program.staged, inner, size, 32, smc.Resampling("systematic", 0.5))
-    run = _Run(method, program, inner, engine, program.operands, jax.random.key(3))
+    run = SMC2Loop(method, program, inner, jax.random.key(3))
     run.start()
     for _ in range(steps):
         run.step()
@@ -112,7 +112,7 @@ def test_a_rejected_move_keeps_the_evidence_it_came_with():
     for phi, z in stayed:
         assert z == before[phi]
     # The filters belong to the evidences that are kept.
-    np.testing.assert_array_equal(np.asarray(jax.vmap(lambda s: s.log_evidence)(run.state)), run.log_z)
+    np.testing.assert_array_equal(np.asarray(jax.vmap(lambda s: s.log_evidence)(run.filters)), run.log_z)
 
 
 def test_a_move_is_accepted_with_the_ratio_of_estimates():
@@ -133,8 +133,8 @@ def test_a_move_is_accepted_with_the_ratio_of_estimates():
 def test_advancing_in_one_call_or_step_by_step_is_the_same():
     run = _started(0)
     keys = jax.random.split(jax.random.key(5), 64)
-    at_once, z = run.engine.advance(run.operands, run.theta, run.state, 0, 4, keys)
-    state = run.state
+    at_once, z = run.engine.advance(run.operands, run.theta, run.filters, 0, 4, keys)
+    state = run.filters
     for t in range(4):
         state, z_t = run.engine.advance(run.operands, run.theta, state, t, t + 1, keys)
     np.testing.assert_allclose(z, z_t, rtol=1e-12)
@@ -177,14 +177,14 @@ def test_a_second_call_with_new_data_compiles_nothing(found):
 
 def test_an_interrupt_keeps_the_parameters(found, monkeypatch):
     del found
-    step = _Run.step
+    step = SMC2Loop.step
 
     def interrupted(self):
         if self.t == 7:
             raise KeyboardInterrupt
         step(self)
 
-    monkeypatch.setattr(_Run, "step", interrupted)
+    monkeypatch.setattr(SMC2Loop, "step", interrupted)
     with pytest.raises(InferenceError, match=r"interrupted after 7 of 25 observations") as caught:
         pi.infer(autoregression(jnp.array(YS)), smc.SMC2(64, 32), seed=0)
     partial = caught.value.partial

@@ -19,7 +19,7 @@ import probinf as pi
 import smc
 from probinf.errors import ArgumentError, ArgumentTypeError, InferenceError, ModelError, UnknownNameError
 from probinf.kernels.hmc import move_population, start_population, step_size_share
-from smc import tempered
+from smc import tempered_run
 from smc.evidence import combine_evidence
 from smc.tempering import TemperingPrograms, next_inverse_temperature, powers
 from tests.compile_count import compiled
@@ -290,14 +290,14 @@ def test_a_temperature_that_stalls_ends_the_run(monkeypatch):
 
 
 def test_an_interrupt_keeps_the_particles(monkeypatch):
-    append = tempered._Run.append
+    append = tempered_run.TemperedLoop._append
 
     def interrupted(self, new, info):
         append(self, new, info)
         if self.num_steps == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tempered._Run, "append", interrupted)
+    monkeypatch.setattr(tempered_run.TemperedLoop, "_append", interrupted)
     with pytest.raises(InferenceError, match=r"interrupted at inverse temperature .* after 2 step") as caught:
         pi.infer(trials(jnp.array(18)), smc.TemperedSMC(1024, num_runs=RUNS), seed=0)
     partial = caught.value.partial

@@ -167,6 +167,7 @@ def test_the_mixture_moves_are_involutions_with_the_jacobian_of_richardson_and_g
     assert [r.num_impossible > 0 for r in reports] == [False, False, True, False, False]
 
 
+@pytest.mark.slow
 def test_the_mixture_example_runs_and_says_where_its_picture_is(tmp_path, capsys):
     (fit,) = richardson_green.main(["--quick", "--only", "galaxy", "--out", str(tmp_path)])
     text = capsys.readouterr().out

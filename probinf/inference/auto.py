@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from typing import Any
 
@@ -12,13 +13,16 @@ import numpy as np
 from probinf.errors import ArgumentTypeError, InferenceError
 from probinf.inference.chees import ChEES
 from probinf.inference.diagnostics import diagnose
+from probinf.inference.fingerprint import fingerprint
 from probinf.inference.gradient_target import gradient_target
 from probinf.inference.method import AbstractMethod
 from probinf.inference.nuts import NUTS
-from probinf.inference.nuts_run import bar_for
 from probinf.inference.posterior import Posterior
 from probinf.kernels.chees import EnsembleDraws
 from probinf.kernels.flat import FlatLayout
+from probinf.random import as_key
+from probinf.runs import Checkpoint, drive
+from probinf.runs.checkpoint import as_checkpoint
 
 #: Draws of 64 chains times 500 steps fill 128 MB at this dimension; longer vectors are states of time series and the
 #: like, whose scales a diagonal metric does not fit.
@@ -58,29 +62,40 @@ class Auto(AbstractMethod):
                     f"{name}: expected a {kind.__name__} object with settings, found {type(found).__name__}."
                 )
 
-    def run(self, program: Any, key: int | jax.Array, *, progress: bool = False) -> Posterior:
-        """Choose, and run what was chosen.
+    def run(
+        self,
+        program: Any,
+        key: int | jax.Array,
+        *,
+        progress: bool = False,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    ) -> Posterior:
+        """Choose, and run what was chosen. A checkpoint has a subfolder for each sampler.
 
         Raises:
             ModelError: the program has discrete latent sites, or none at all.
             InferenceError: no legal start was found.
+            CheckpointError: the folder cannot be used, or belongs to another run.
         """
-        started = time.perf_counter()
+        started, key, folder = time.perf_counter(), as_key(key, argument="key"), as_checkpoint(checkpoint)
         target = gradient_target(program, "The default method", self.chees.non_centred, self.chees.keep)
         dim = FlatLayout(target.position_shapes).dim
         if dim > _MOST_DIMENSIONS:
-            return self._nuts(program, key, progress, f"{dim} dimensions are more than {_MOST_DIMENSIONS}", started)
-        chees = self.chees
-        with bar_for(progress, chees.num_warmup + chees.num_draws, f"ChEES, {chees.num_chains} chains") as bar:
-            target, run, last = chees.warm_up(program, key, bar)
-            reason = objection(last)
-            if reason is None:
-                posterior = chees.finish(target, run, bar, started)
+            reason = f"{dim} dimensions are more than {_MOST_DIMENSIONS}"
+        else:
+            loop = self.chees.loop(program, key, objection)
+            outcome = drive(
+                loop,
+                progress=progress,
+                checkpoint=None if folder is None else folder.within("chees"),
+                fingerprint=lambda: fingerprint(program, self.chees, key, free=("num_draws",)),
+            )
+            if loop.objection is None:
+                posterior = self.chees.finish(loop, outcome)
                 return _explained(posterior, f"{dim} dimensions, and its warm-up found no obstacle")
-        return self._nuts(program, key, progress, f"in ChEES's warm-up {reason}", started)
-
-    def _nuts(self, program: Any, key: Any, progress: bool, reason: str, started: float) -> Posterior:
-        posterior = self.nuts.run(program, key, progress=progress)
+            reason = f"in ChEES's warm-up {loop.objection}"
+        nuts = None if folder is None else folder.within("nuts")
+        posterior = self.nuts.run(program, key, progress=progress, checkpoint=nuts)
         return dataclasses.replace(_explained(posterior, reason), seconds=time.perf_counter() - started)
 
 

@@ -1,30 +1,28 @@
-"""One run of an ensemble: the host loop around compiled pieces."""
+"""ChEES on the chains of one model: what the host loop advances."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probinf.errors import ArgumentError
 from probinf.inference.nuts_run import constrain_in_blocks
-from probinf.inference.starts import StartPrograms
+from probinf.inference.posterior import Posterior
+from probinf.inference.sampling_loop import Phase, SamplingLoop
+from probinf.inference.starts import StartPrograms, find_starts
 from probinf.kernels.adaptation import Segment
 from probinf.kernels.chains import cached, counted
 from probinf.kernels.chees import Ensemble, EnsembleDraws
 from probinf.kernels.ensembles import EnsemblePrograms
 from probinf.kernels.flat import FlatLayout
-from probinf.progress import Progress
+from probinf.runs.loop import Arrays
+from probinf.runs.trees import packed, unpacked
 
 CAPACITY = 100  # rows of one compiled piece
 _BLOCK = 4096  # positions that are constrained at a time
-_FIRST_PIECE = 10  # steps: early trajectories can be long
-_SECONDS_PER_PIECE = 0.5  # how often the bar moves, and how long an interrupt waits
 _FIRST_WINDOW, _LAST_SHARE = 10, 5  # steps; the last fifth of warm-up keeps its metric
 
 
@@ -69,103 +67,105 @@ def ensemble_segments(num_warmup: int) -> list[Segment]:
     return [*segments, Segment(last, False, False)] if num_warmup else []
 
 
-@dataclasses.dataclass
-class EnsembleRun:
-    """The state of a run; `warm_up` and `draw` may be interrupted and leave it whole.
+class ChEESLoop(SamplingLoop):
+    """ChEES-HMC on all chains of one model.
 
-    Attributes:
-        next_step: steps taken since the start, which is also the number of the next step's randomness.
-        is_interrupted: Ctrl-C arrived while drawing.
+    Args:
+        method: the settings, a `ChEES`.
+        target: the model on unconstrained space.
+        key: one key for the whole run.
+        judge: called with the rows of warm-up's last segment; a reason it returns ends the run there.
     """
 
-    programs: ModelPrograms
-    operands: Any
-    key: jax.Array
-    target_acceptance: float
-    state: Ensemble | None = None
-    next_step: int = 0
-    is_interrupted: bool = False
-    _seconds_per_step: float | None = None
+    step_axis = 0
 
-    def warm_up(self, x: np.ndarray, num_warmup: int, bar: Progress | None) -> EnsembleDraws | None:
-        """Start at x and adapt; the steps of the last segment, whose metric was fixed, or None without warm-up."""
-        self.state = self.programs.ensemble.start(self.operands, jnp.asarray(x))
-        pieces: list[EnsembleDraws] = []
-        for segment in ensemble_segments(num_warmup):
-            flags = {"is_collecting": segment.is_collecting, "renews": segment.renews}
-            pieces = list(self._advance(segment.num_steps, bar, is_adapting=True, **flags))
-        return joined(pieces) if pieces else None
+    def __init__(
+        self,
+        method: Any,
+        target: Any,
+        key: jax.Array,
+        judge: Callable[[EnsembleDraws | None], str | None] | None = None,
+    ) -> None:
+        segments = ensemble_segments(int(method.num_warmup))
+        plan = [Phase(s.num_steps, is_collecting=s.is_collecting, renews=s.renews) for s in segments]
+        if plan and judge is not None:
+            plan[-1] = plan[-1]._replace(is_kept=True)
+        super().__init__(
+            f"ChEES, {method.num_chains} chains", CAPACITY, plan, int(method.num_draws), int(method.thinning)
+        )
+        self.method, self.target, self.judge = method, target, judge
+        self.objection: str | None = None
+        self.operands = jax.tree.map(jnp.asarray, target.operands)
+        self.programs = programs_for(target, self.operands, int(method.max_leapfrogs))
+        self.ensemble: Ensemble | None = None
+        self._key_start, self.key = jax.random.split(key)
 
-    def draw(self, num_draws: int, thinning: int, bar: Progress | None) -> EnsembleDraws | None:
-        """Take `num_draws` steps and keep every `thinning`-th; None if interrupted before the first kept one."""
-        kept, taken = [], 0
-        try:
-            for piece in self._advance(num_draws, bar):
-                index = np.arange((-taken - 1) % thinning, piece.lp.shape[0], thinning)
-                taken += piece.lp.shape[0]
-                kept.append(jax.tree.map(lambda rows, index=index: rows[index], piece))
-        except KeyboardInterrupt:
-            self.is_interrupted = True
-        return joined(kept) if sum(piece.lp.shape[0] for piece in kept) else None
+    @property
+    def is_finished(self) -> bool:
+        return self.objection is not None or super().is_finished
 
-    def _advance(
-        self, num_steps: int, bar: Progress | None, *, renews: bool = False, **flags: bool
-    ) -> Iterator[EnsembleDraws]:
-        """Take steps in pieces short enough to show progress and to hear an interrupt."""
-        left = num_steps
-        while left:
-            pace = self._seconds_per_step
-            wanted = _FIRST_PIECE if pace is None else int(_SECONDS_PER_PIECE / max(pace, 1e-9))
-            size = max(1, min(left, wanted, CAPACITY))
-            left -= size
-            started = time.perf_counter()
-            assert self.state is not None
-            self.state, rows = self.programs.ensemble.advance(
-                self.operands,
-                self.state,
-                self.key,
-                target_acceptance=self.target_acceptance,
-                first_step=self.next_step,
-                num_steps=size,
-                renews=renews and not left,
-                **flags,
-            )
-            self._seconds_per_step = (time.perf_counter() - started) / size
-            self.next_step += size
-            if bar is not None:
-                bar.update(size, step_size=float(rows.step_size[-1]), divergences=int(rows.diverging.sum()))
-            yield rows
+    def start(self) -> None:
+        if self.ensemble is not None:
+            return
+        programs, method = self.programs, self.method
+        starts = find_starts(
+            programs.starts,
+            self.target,
+            programs.layout,
+            self.operands,
+            self._key_start,
+            int(method.num_chains),
+            method.init,
+        )
+        x = jnp.asarray(starts.astype(programs.layout.dtype))
+        self.ensemble = programs.ensemble.start(self.operands, x)
 
-    def constrain(self, x: np.ndarray, keep: Sequence[str] | None) -> dict[str, np.ndarray]:
-        """Latent and deterministic values at positions (steps, chains, dim), as (chains, steps, ...)."""
-        values = constrain_in_blocks(self.programs.constrain, self.operands, x, keep, _BLOCK)
-        return {name: np.swapaxes(value, 0, 1) for name, value in values.items()}
+    def take(self, num_steps: int, phase: Phase, *, is_last: bool) -> EnsembleDraws:
+        assert self.ensemble is not None
+        self.ensemble, rows = self.programs.ensemble.advance(
+            self.operands,
+            self.ensemble,
+            self.key,
+            target_acceptance=float(self.method.target_acceptance),
+            first_step=self.next_step,
+            num_steps=num_steps,
+            is_adapting=phase.is_adapting,
+            is_collecting=phase.is_collecting,
+            renews=phase.renews and is_last,
+        )
+        return rows
 
-    def checkpoint(self) -> dict[str, np.ndarray]:
-        """Everything needed to go on drawing."""
-        found = {"key": np.asarray(jax.random.key_data(self.key)), "next_step": np.asarray(self.next_step)}
-        return found | {f"ensemble_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.state))}
+    def end_phase(self, phase: Phase) -> None:
+        if phase.is_kept and self.judge is not None:
+            self.objection = self.judge(self.collected_rows(EnsembleDraws))
+            self.collected = []
 
-    def restore(self, checkpoint: Mapping[str, np.ndarray], num_chains: int) -> None:
-        """Continue from a checkpoint.
+    def posterior(self) -> Posterior:
+        draws = self.drawn(EnsembleDraws)
+        values = constrain_in_blocks(
+            self.programs.constrain, self.operands, np.asarray(draws.x), self.method.keep, _BLOCK
+        )
+        values = {name: np.swapaxes(value, 0, 1) for name, value in values.items()}
+        return self.method.posterior_of(self, draws, values)
 
-        Raises:
-            ArgumentError: it was made by another method, in other dimensions or with another number of chains.
-        """
+    def state(self) -> dict[str, np.ndarray]:
+        return {
+            "next_step": np.asarray(self.next_step),
+            "objection": np.asarray(self.objection or ""),
+            **packed(self.key, "key"),
+            **packed(self.ensemble, "ensemble"),
+            **self.collected_state(EnsembleDraws),
+        }
+
+    def template(self) -> Ensemble:
+        """The shapes of the ensemble's state."""
         layout = self.programs.layout
-        x = jax.ShapeDtypeStruct((num_chains, layout.dim), layout.dtype)
-        template = jax.eval_shape(self.programs.ensemble.start, self.operands, x)
-        leaves, structure = jax.tree.flatten(template)
-        stored = [checkpoint.get(f"ensemble_{i}") for i in range(len(leaves))]
-        if any(s is None or s.shape != leaf.shape for s, leaf in zip(stored, leaves, strict=True)):
-            raise ArgumentError(
-                f"posterior: it was not made by ChEES with {num_chains} chains in {layout.dim} dimensions, so this "
-                "method cannot continue it."
-            )
-        self.state = jax.tree.unflatten(structure, [jnp.asarray(s) for s in stored])
-        self.next_step = int(checkpoint["next_step"])
+        x = jax.ShapeDtypeStruct((int(self.method.num_chains), layout.dim), layout.dtype)
+        return jax.eval_shape(self.programs.ensemble.start, self.operands, x)
 
-
-def joined(pieces: Sequence[EnsembleDraws]) -> EnsembleDraws:
-    """Pieces one after the other."""
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *pieces)
+    def restore(self, state: Arrays, rows: Sequence[Arrays]) -> None:
+        self.ensemble = unpacked(self.template(), state, "ensemble")
+        self.key = unpacked(0, state, "key")
+        self.next_step, self.objection = int(state["next_step"]), str(state["objection"]) or None
+        self.rows = list(rows)
+        self.restore_collected(EnsembleDraws, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from probinf.errors import ArgumentTypeError
@@ -11,10 +12,18 @@ from probinf.inference.posterior import Posterior
 from probinf.language.door import check_reachable, warn_none_arguments
 from probinf.language.numpyro_models import as_program
 from probinf.random import as_key
+from probinf.runs import Checkpoint
+from probinf.runs.checkpoint import as_checkpoint
 
 
 def infer(
-    program: Any, method: AbstractMethod | None = None, *args: Any, seed: Any = 0, progress: bool = True, **kwargs: Any
+    program: Any,
+    method: AbstractMethod | None = None,
+    *args: Any,
+    seed: Any = 0,
+    progress: bool = True,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    **kwargs: Any,
 ) -> Posterior:
     """Draw from the posterior of a program.
 
@@ -25,6 +34,8 @@ def infer(
         args: arguments of a NumPyro model.
         seed: an integer or a key; the same seed gives the same draws.
         progress: show a bar where the output is a terminal.
+        checkpoint: a folder to keep the run's state in. The same call after an interrupt, a crash or a power cut goes
+            on from there to the same numbers; `pi.look(folder)` shows what there is so far.
         kwargs: keyword arguments of a NumPyro model.
 
     Returns:
@@ -34,6 +45,7 @@ def infer(
         ArgumentTypeError: `method` is not a method.
         ModelError: the program cannot be run by this method; the message names the site and what can.
         InferenceError: no legal start, or the run broke down; what was finished is on `.partial`.
+        CheckpointError: the folder cannot be written to, is damaged, or belongs to another run.
     """
     if method is None:
         method = Auto()
@@ -47,4 +59,6 @@ def infer(
     key = as_key(seed)
     warn_none_arguments(bound)
     check_reachable(bound)
-    return method.run(bound, key, progress=progress)
+    if checkpoint is None:
+        return method.run(bound, key, progress=progress)
+    return method.run(bound, key, progress=progress, checkpoint=as_checkpoint(checkpoint))

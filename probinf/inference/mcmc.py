@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from probinf.claims import Claim
-from probinf.errors import ArgumentError, ArgumentTypeError, InferenceError
+from probinf.errors import ArgumentError, ArgumentTypeError
+from probinf.inference.fingerprint import fingerprint
 from probinf.inference.method import AbstractMethod, check_count
+from probinf.inference.outcomes import completed, stopped
 from probinf.inference.posterior import Posterior
 from probinf.kernels.chains import cached, counted
 from probinf.kernels.kernel import Kernel
 from probinf.kernels.running import find_starts, require_starts, run_chains
 from probinf.language.program import Program
-from probinf.progress import Progress
 from probinf.random import as_key
+from probinf.runs import Checkpoint, Loop, drive
+from probinf.runs.checkpoint import as_checkpoint
+from probinf.runs.loop import Arrays
+from probinf.runs.trees import packed, unpacked
 from probinf.transformations.traces import Trace, Traced
 
 _PIECES = 20  # an interrupt waits for at most this share of the run
+_VALUE = "value/"
 
 
 class _Compiled:
@@ -87,64 +92,111 @@ class MCMC(AbstractMethod):
         if isinstance(self.values, str):
             object.__setattr__(self, "values", (self.values,))
 
-    def run(self, program: Program, key: Any, *, progress: bool = False) -> Posterior:
+    def run(
+        self,
+        program: Program,
+        key: Any,
+        *,
+        progress: bool = False,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    ) -> Posterior:
         """Draw from the posterior.
 
-        Ctrl-C raises an `InferenceError` whose `.partial` is the posterior of the draws made so far.
+        Ctrl-C raises an `InferenceError` whose `.partial` is the posterior of the draws made so far. With a checkpoint
+        the same call goes on from there.
 
         Raises:
             InferenceError: no execution with positive weight was found to start from.
             ModelError: the kernel cannot move this program; the message says why.
+            CheckpointError: the folder cannot be used, or belongs to another run.
         """
-        began = time.perf_counter()
         key = as_key(key, argument="key")
-        target = Traced(program, values=self.values) if self.target is None else self.target(program)
-        key_start, key_steps = jax.random.split(key)
-        size = max(1, -(-(self.num_draws + self.num_warmup) // _PIECES))
-        compiled = self._compiled(program, target, size)
-        states = compiled.starts(target.operands, key_start)
-        require_starts(states)
-        pieces: list[Any] = []
-        done, total = 0, self.num_draws + self.num_warmup
-        try:
-            with Progress(total, self.kernel.name) if progress else contextlib.nullcontext() as bar:
-                while done < total:
-                    states, kept, rates = compiled.piece(target.operands, states, jax.random.fold_in(key_steps, done))
-                    pieces.append(jax.tree.map(np.asarray, (kept, rates)))
-                    done += size
-                    if bar is not None:
-                        bar.update(min(size, total - done + size), accepted=float(np.mean(pieces[-1][1])))
-        except KeyboardInterrupt as stop:
-            error = InferenceError(f"MCMC was interrupted after {done} of {total} steps.")
-            if done > self.num_warmup:
-                error.partial = self._posterior(program, pieces, began, is_partial=True)
-            raise error from stop
-        return self._posterior(program, pieces, began)
+        loop = MCMCLoop(self, program, key)
+        outcome = drive(
+            loop,
+            progress=progress,
+            checkpoint=as_checkpoint(checkpoint),
+            fingerprint=lambda: fingerprint(program, self, key),
+        )
+        if outcome.is_finished:
+            return completed(loop.posterior(), outcome)
+        raise stopped(f"MCMC was interrupted after {loop.done} of {loop.total} steps", outcome, loop.result())
 
-    def _compiled(self, program: Program, target: Any, size: int) -> _Compiled:
-        """Compiled once for a program, a kernel and sizes: new data and seeds use it again."""
-        settings = (self.kernel, self.values, self.target, self.report, self.num_chains, self.thin, size)
-        return cached(("mcmc", program.staged, settings), lambda: _Compiled(self, target, size))
 
-    def _posterior(self, program: Program, pieces: list, began: float, *, is_partial: bool = False) -> Posterior:
-        kept, rates = jax.tree.map(lambda *xs: np.concatenate(xs), *pieces)
-        last = self.num_warmup + self.num_draws
-        draws = {n: np.swapaxes(v[self.num_warmup : last], 0, 1) for n, v in kept.items()}
-        rates = np.swapaxes(rates[self.num_warmup : last], 0, 1)
+class MCMCLoop(Loop):
+    """All chains between two pieces of a run.
+
+    Args:
+        method: the settings.
+        program: the program.
+        key: one key for the whole run.
+    """
+
+    def __init__(self, method: MCMC, program: Program, key: jax.Array) -> None:
+        self.label, self.method, self.program = method.kernel.name, method, program
+        self.target = Traced(program, values=method.values) if method.target is None else method.target(program)
+        self._key_start, self._key_steps = jax.random.split(key)
+        self.size = max(1, -(-self.total // _PIECES))
+        settings = (method.kernel, method.values, method.target, method.report, method.num_chains, method.thin)
+        self.compiled: _Compiled = cached(
+            ("mcmc", program.staged, settings, self.size), lambda: _Compiled(method, self.target, self.size)
+        )
+        self.states: Any = None
+        self.rows: list[Arrays] = []
+
+    @property
+    def done(self) -> int:
+        return min(len(self.rows) * self.size, self.total)
+
+    @property
+    def total(self) -> int:
+        return self.method.num_draws + self.method.num_warmup
+
+    @property
+    def is_finished(self) -> bool:
+        return self.done >= self.total
+
+    def start(self) -> None:
+        self.states = self.compiled.starts(self.target.operands, self._key_start)
+        require_starts(self.states)
+
+    def advance(self) -> Mapping[str, Any]:
+        key = jax.random.fold_in(self._key_steps, len(self.rows) * self.size)
+        self.states, kept, rates = self.compiled.piece(self.target.operands, self.states, key)
+        row = {f"{_VALUE}{name}": np.asarray(value) for name, value in kept.items()}
+        self.rows.append({**row, "rates": np.asarray(rates)})
+        return {"accepted": float(np.mean(self.rows[-1]["rates"]))}
+
+    def state(self) -> dict[str, np.ndarray]:
+        return packed(self.states, "states")
+
+    def restore(self, state: Arrays, rows: Sequence[Arrays]) -> None:
+        template = jax.eval_shape(self.compiled.starts, self.target.operands, self._key_start)
+        self.states, self.rows = unpacked(template, state, "states"), list(rows)
+
+    def result(self) -> Posterior | None:
+        return self.posterior() if self.done > self.method.num_warmup else None
+
+    def posterior(self) -> Posterior:
+        """The draws so far."""
+        method, program = self.method, self.program
+        joined = {name: np.concatenate([row[name] for row in self.rows]) for name in self.rows[0]}
+        wanted = slice(method.num_warmup, self.total)
+        draws = {n.removeprefix(_VALUE): np.swapaxes(v[wanted], 0, 1) for n, v in joined.items() if n != "rates"}
+        rates = np.swapaxes(joined["rates"][wanted], 0, 1)
         warnings = []
         for chain, rate in enumerate(rates.mean(axis=1)):
             if rate == 0:
                 warnings.append(f"Chain {chain} accepted no move: it stands where it started.")
-        if self.kernel.claim is Claim.APPROXIMATE:
-            warnings.append(f"{self.kernel.name} is approximate: correct it by an accept step.")
+        if method.kernel.claim is Claim.APPROXIMATE:
+            warnings.append(f"{method.kernel.name} is approximate: correct it by an accept step.")
         return Posterior(
             draws,
             sample_stats={"acceptance_rate": rates},
             dims={s.name: s.dims for s in program.sites if s.name in draws and len(s.dims) == draws[s.name].ndim - 2},
-            method=f"MCMC, {self.kernel.name}",
-            claim=str(self.kernel.claim),
+            method=f"MCMC, {method.kernel.name}",
+            claim=str(method.kernel.claim),
             warnings=tuple(warnings),
-            seconds=time.perf_counter() - began,
-            is_partial=is_partial,
+            is_partial=not self.is_finished,
             model=program.name,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import numbers
+import os
 from typing import TYPE_CHECKING, Any
 
 from probinf.errors import ArgumentError, ArgumentTypeError
@@ -12,19 +13,28 @@ if TYPE_CHECKING:
     import jax
 
     from probinf.inference.posterior import Posterior
+    from probinf.runs import Checkpoint
 
 
 class AbstractMethod(abc.ABC):
     """An inference method: settings, checked when it is built, and a run."""
 
     @abc.abstractmethod
-    def run(self, program: Any, key: jax.Array, *, progress: Any = False) -> Posterior:
+    def run(
+        self,
+        program: Any,
+        key: jax.Array,
+        *,
+        progress: bool = False,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    ) -> Posterior:
         """Draw from the posterior of `program`.
 
         Args:
             program: a bound model, data given.
             key: one typed key.
-            progress: `True` for a bar, `False` for silence, or a callable (stage, done, total, note).
+            progress: show a bar.
+            checkpoint: where to keep the state of the run.
         """
 
 

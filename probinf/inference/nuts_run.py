@@ -1,19 +1,19 @@
-"""One run of the No-U-Turn sampler: the host loop around compiled pieces."""
+"""The No-U-Turn sampler on the chains of one model: what the host loop advances."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probinf.inference.starts import StartPrograms, search
+from probinf.inference.posterior import Posterior
+from probinf.inference.sampling_loop import Phase, SamplingLoop
+from probinf.inference.starts import StartPrograms, find_starts, search
 from probinf.kernels.adaptation import Metric, apply_scale, warmup_segments
 from probinf.kernels.banded import BandedScale
 from probinf.kernels.chains import ChainMethod, ChainPrograms, States, cached, counted
@@ -22,10 +22,10 @@ from probinf.kernels.laplace import CurvaturePrograms, find_mode
 from probinf.kernels.nuts import Draws, Geometry
 from probinf.kernels.whitening import Whitener, unwhiten
 from probinf.progress import Progress
+from probinf.runs.loop import Arrays
+from probinf.runs.trees import packed, shapes, unpacked
 
 CAPACITY = 250  # rows of one compiled piece
-_FIRST_PIECE = 10  # steps: early trees can be long
-_SECONDS_PER_PIECE = 0.5  # how often the bar moves, and how long an interrupt waits
 _POINTS_PER_CHAIN = 2  # positions in each chain whose curvature is averaged for the Laplace metric
 _LAPLACE_PHASES = (0.1, 0.15, 0.25)  # shares of warm-up after which the Laplace metric is renewed
 
@@ -33,7 +33,9 @@ _LAPLACE_PHASES = (0.1, 0.15, 0.25)  # shares of warm-up after which the Laplace
 class ModelPrograms:
     """Everything compiled for one model and number of chains."""
 
-    def __init__(self, target: Any, num_chains: int, metric: Metric, max_tree_depth: int, method: ChainMethod) -> None:
+    def __init__(
+        self, target: Any, num_chains: int, metric: Metric, max_tree_depth: int, method: ChainMethod, generator: str
+    ) -> None:
         layout = FlatLayout(target.position_shapes)
 
         def logdensity(operands: Any, x: jax.Array) -> jax.Array:
@@ -50,7 +52,7 @@ class ModelPrograms:
         self.metric: Metric = metric
         self._chains: dict[Any, ChainPrograms] = {}
         self._build = functools.partial(
-            ChainPrograms, logdensity, layout.dim, num_chains, metric, max_tree_depth, CAPACITY, method
+            ChainPrograms, logdensity, layout.dim, num_chains, metric, max_tree_depth, CAPACITY, method, generator
         )
 
     def chains(self, geometry: Geometry) -> ChainPrograms:
@@ -62,96 +64,94 @@ class ModelPrograms:
 
 
 def programs_for(
-    target: Any, operands: Any, num_chains: int, metric: Metric, max_tree_depth: int, method: ChainMethod
+    target: Any,
+    operands: Any,
+    num_chains: int,
+    metric: Metric,
+    max_tree_depth: int,
+    method: ChainMethod,
+    generator: str,
 ) -> ModelPrograms:
     """The programs of a target from the cache, or new ones: neither data nor seed nor lengths are part of the key."""
     described = tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves(operands))
     dtype = jnp.zeros(()).dtype
-    settings = (num_chains, metric, max_tree_depth, method, dtype)
+    settings = (num_chains, metric, max_tree_depth, method, dtype, generator)
     key = (target.signature, jax.tree.structure(operands), described, settings)
-    return cached(key, lambda: ModelPrograms(target, num_chains, metric, max_tree_depth, method))
+    return cached(key, lambda: ModelPrograms(target, num_chains, metric, max_tree_depth, method, generator))
 
 
-@dataclasses.dataclass
-class Run:
-    """The state of a run; `warm_up` and `draw` may be interrupted and leave it whole.
+class NUTSLoop(SamplingLoop):
+    """The No-U-Turn sampler on all chains of one model.
 
-    Attributes:
-        next_step: steps taken by every chain since its start, which is also the number of the next step's randomness.
-        is_interrupted: Ctrl-C arrived while drawing.
-        notes: reasons for caution.
-        is_repaired: the last curvature of the Laplace metric was not positive definite.
+    Args:
+        method: the settings, a `NUTS`.
+        target: the model on unconstrained space.
+        key: one key for the whole run.
     """
 
-    programs: ModelPrograms
-    operands: Any
-    keys: list[jax.Array]
-    target_acceptance: float
-    geometry: Geometry
-    states: States = dataclasses.field(default_factory=list)
-    next_step: int = 0
-    is_interrupted: bool = False
-    notes: list[str] = dataclasses.field(default_factory=list)
-    is_repaired: bool = False
-    _seconds_per_step: float | None = None
+    step_axis = 1
+
+    def __init__(self, method: Any, target: Any, key: jax.Array) -> None:
+        plan = laplace_plan(method.warmup) if method.metric == "fixed" else stan_plan(method.warmup, method.metric)
+        super().__init__(
+            f"NUTS, {method.num_chains} chains", CAPACITY, plan, int(method.num_draws), int(method.thinning)
+        )
+        self.method, self.target = method, target
+        self.operands = jax.tree.map(jnp.asarray, target.operands)
+        settings = (int(method.num_chains), method.metric, int(method.max_tree_depth), method.chain_method)
+        self.programs = programs_for(target, self.operands, *settings, str(jax.random.key_impl(key)))
+        layout = self.programs.layout
+        self.geometry = Geometry(jnp.zeros(layout.dim, layout.dtype), jnp.zeros(0, layout.dtype))
+        self.states: States = []
+        self.is_repaired = False  # the last curvature of the Laplace metric was not positive definite
+        self._key_start, self._key_mode, key_chains = jax.random.split(key, 3)
+        self.keys = list(jax.random.split(key_chains, int(method.num_chains)))
 
     @property
     def chains(self) -> ChainPrograms:
         """The compiled chains for the present geometry."""
         return self.programs.chains(self.geometry)
 
-    def _advance(self, num_steps: int, bar: Progress | None, **flags: bool) -> Iterator[Draws]:
-        """Take steps in pieces short enough to show progress and to hear an interrupt."""
-        left = num_steps
-        while left:
-            pace = self._seconds_per_step
-            wanted = _FIRST_PIECE if pace is None else int(_SECONDS_PER_PIECE / max(pace, 1e-9))
-            size = max(1, min(left, wanted, CAPACITY))
-            started = time.perf_counter()
-            self.states, draws = self.chains.advance(
-                self.operands,
-                self.geometry,
-                self.states,
-                self.keys,
-                target_acceptance=self.target_acceptance,
-                first_step=self.next_step,
-                num_steps=size,
-                **flags,
-            )
-            self._seconds_per_step = (time.perf_counter() - started) / size
-            self.next_step += size
-            left -= size
-            if bar is not None:
-                bar.update(size, step_size=float(draws.step_size[:, -1].mean()), divergences=int(draws.diverging.sum()))
-            yield draws
-
-    def warm_up(self, z: jax.Array, num_warmup: int, bar: Progress | None) -> None:
-        """Start the chains at z and adapt step size and scale (Stan's schedule)."""
-        chains = self.chains
-        self.states = chains.start(self.operands, self.geometry, z)
-        for segment in warmup_segments(num_warmup, self.programs.metric):
-            for _ in self._advance(segment.num_steps, bar, is_adapting=True, is_collecting=segment.is_collecting):
-                pass
-            if segment.renews:
-                self.states = chains.renew(self.operands, self.geometry, self.states)
-
-    def warm_up_laplace(self, z: jax.Array, num_warmup: int, bar: Progress | None) -> None:
-        """Adapt the step size; three times on the way, take the curvature from where the chains are.
-
-        The mean of -∇² log p over the posterior is the precision that matters where the density is not Gaussian: at a
-        mode the noise levels of a model are often far from typical, and a mode may not even exist.
-        """
+    def start(self) -> None:
+        if self.states:
+            return
+        programs, method = self.programs, self.method
+        starts = find_starts(
+            programs.starts,
+            self.target,
+            programs.layout,
+            self.operands,
+            self._key_start,
+            int(method.num_chains),
+            method.init,
+        )
+        z = jnp.asarray(starts)
+        if method.metric == "fixed":
+            self.geometry, z = laplace_geometry(programs, self.target, self.operands, self._key_mode, starts)
         self.states = self.chains.start(self.operands, self.geometry, z)
-        lengths = [int(share * num_warmup) for share in _LAPLACE_PHASES]
-        if min(lengths) < _POINTS_PER_CHAIN:
-            lengths = []
-        for length in lengths:
-            draws = list(self._advance(length, bar, is_adapting=True))
-            x = np.concatenate([piece.x for piece in draws], axis=1)
-            when = np.linspace(length // 2, length - 1, _POINTS_PER_CHAIN).astype(int)
+
+    def take(self, num_steps: int, phase: Phase, *, is_last: bool) -> Draws:
+        self.states, draws = self.chains.advance(
+            self.operands,
+            self.geometry,
+            self.states,
+            self.keys,
+            target_acceptance=float(self.method.target_acceptance),
+            first_step=self.next_step,
+            num_steps=num_steps,
+            is_adapting=phase.is_adapting,
+            is_collecting=phase.is_collecting,
+        )
+        return draws
+
+    def end_phase(self, phase: Phase) -> None:
+        if phase.renews:
+            self.states = self.chains.renew(self.operands, self.geometry, self.states)
+        if phase.is_kept:
+            x = self.collected_rows(Draws).x
+            when = np.linspace(phase.num_steps // 2, phase.num_steps - 1, _POINTS_PER_CHAIN).astype(int)
             self._renew_geometry(x[:, when].reshape(-1, x.shape[-1]), x[:, -1])
-        for _ in self._advance(num_warmup - sum(lengths), bar, is_adapting=True):
-            pass
+            self.collected = []
 
     def _renew_geometry(self, points: np.ndarray, last: np.ndarray) -> None:
         """Coordinates from the mean curvature at `points`, the chains at `last`; unchanged where it is not finite."""
@@ -165,48 +165,59 @@ class Run:
         self.geometry = Geometry(shift, scale)
         self.states = self.chains.start(self.operands, self.geometry, jnp.asarray(z, dtype))
 
-    def draw(self, num_draws: int, thinning: int, bar: Progress | None) -> Draws | None:
-        """Take `num_draws` steps and keep every `thinning`-th; None if interrupted before the first kept one."""
-        kept, taken = [], 0
-        try:
-            for piece in self._advance(num_draws, bar):
-                size = piece.lp.shape[1]
-                index = np.arange((-taken - 1) % thinning, size, thinning)
-                taken += size
-                # A copy: a view would keep the whole piece alive.
-                kept.append(jax.tree.map(lambda rows, index=index: rows[:, index], piece))
-        except KeyboardInterrupt:
-            self.is_interrupted = True
-        if sum(piece.lp.shape[1] for piece in kept) == 0:
-            return None
-        return jax.tree.map(lambda *pieces: np.concatenate(pieces, axis=1), *kept)
-
     def constrain(self, x: np.ndarray, keep: Sequence[str] | None) -> dict[str, np.ndarray]:
         """Latent and deterministic values at positions (chains, draws, dim), in blocks of one compiled size."""
         return constrain_in_blocks(self.programs.constrain, self.operands, x, keep, CAPACITY)
 
-    def checkpoint(self) -> dict[str, np.ndarray]:
-        """Everything needed to go on drawing."""
-        found = {
-            "shift": np.asarray(self.geometry.shift),
-            "keys": np.stack([np.asarray(jax.random.key_data(key)) for key in self.keys]),
-            "next_step": np.asarray(self.next_step),
-        }
-        for group, tree in (("state", self.chains.gather(self.states)), ("scale", self.geometry.scale)):
-            found |= {f"{group}_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-        return found
+    def posterior(self) -> Posterior:
+        draws = self.drawn(Draws)
+        how = "native" if self.chains.is_native else "vectorized"
+        return self.method.posterior_of(self, draws, self.constrain(np.asarray(draws.x), self.method.keep), how)
 
-    def restore(self, checkpoint: Mapping[str, np.ndarray]) -> None:
-        """Continue from a checkpoint of a run with the same model and settings."""
+    def state(self) -> dict[str, np.ndarray]:
+        return {
+            "shift": np.asarray(self.geometry.shift),
+            "next_step": np.asarray(self.next_step),
+            "is_repaired": np.asarray(self.is_repaired),
+            **packed(jnp.stack(self.keys), "keys"),
+            **packed(self.chains.gather(self.states), "state"),
+            **packed(self.geometry.scale, "scale"),
+            **self.collected_state(Draws),
+        }
+
+    def restore(self, state: Arrays, rows: Sequence[Arrays]) -> None:
         layout = self.programs.layout
-        leaves = [jnp.asarray(leaf) for leaf in _group(checkpoint, "scale")]
+        leaves = unpacked([0] * len(shapes(state, "scale")), state, "scale")
         scale = leaves[0] if len(leaves) == 1 else BandedScale(*leaves)
-        self.geometry = Geometry(jnp.asarray(checkpoint["shift"], layout.dtype), scale)
+        self.geometry = Geometry(jnp.asarray(state["shift"], layout.dtype), scale)
+        self.keys = list(unpacked(0, state, "keys"))
         zeros = jnp.zeros((len(self.keys), layout.dim), layout.dtype)
         template = self.chains.gather(self.chains.start(self.operands, self.geometry, zeros))
-        gathered = jax.tree.unflatten(jax.tree.structure(template), _group(checkpoint, "state"))
-        self.states = self.chains.scatter(gathered)
-        self.next_step = int(checkpoint["next_step"])
+        self.states = self.chains.scatter(jax.tree.map(np.asarray, unpacked(template, state, "state")))
+        self.next_step, self.is_repaired = int(state["next_step"]), bool(state["is_repaired"])
+        self.rows = list(rows)
+        self.restore_collected(Draws, state)
+
+
+def stan_plan(num_warmup: int, metric: Metric) -> list[Phase]:
+    """Stan's warm-up schedule."""
+    return [
+        Phase(segment.num_steps, is_collecting=segment.is_collecting, renews=segment.renews)
+        for segment in warmup_segments(num_warmup, metric)
+    ]
+
+
+def laplace_plan(num_warmup: int) -> list[Phase]:
+    """Adapt the step size; three times on the way, take the curvature from where the chains are.
+
+    The mean of -∇² log p over the posterior is the precision that matters where the density is not Gaussian: at a mode
+    the noise levels of a model are often far from typical, and a mode may not even exist.
+    """
+    lengths = [int(share * num_warmup) for share in _LAPLACE_PHASES]
+    if min(lengths) < _POINTS_PER_CHAIN:
+        lengths = []
+    phases = [Phase(length, is_kept=True) for length in lengths] + [Phase(num_warmup - sum(lengths))]
+    return [phase for phase in phases if phase.num_steps]
 
 
 def constrain_in_blocks(
@@ -224,10 +235,6 @@ def constrain_in_blocks(
                 blocks.setdefault(name, []).append(np.asarray(value)[: block.shape[0]])
     joined = {name: np.concatenate(values) for name, values in blocks.items()}
     return {name: value.reshape(chains, draws, *value.shape[1:]) for name, value in joined.items()}
-
-
-def _group(checkpoint: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
-    return [checkpoint[f"{name}_{i}"] for i in range(sum(key.startswith(f"{name}_") for key in checkpoint))]
 
 
 def laplace_geometry(

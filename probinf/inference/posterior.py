@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import math
 import os
@@ -235,14 +237,17 @@ class Posterior:
                 os.remove(temporary)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Posterior:
-        """Read a file written by `save`.
+    def load(cls, path: str | os.PathLike[str] | io.BufferedIOBase) -> Posterior:
+        """Read a file written by `save`, given by its path or opened for reading bytes.
 
         Raises:
             DataError: not such a file, cut short, or of another format.
         """
         try:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:  # np.load alone leaks a broken file
+            with contextlib.ExitStack() as stack:
+                # np.load alone leaks a broken file.
+                raw = path if isinstance(path, io.BufferedIOBase) else stack.enter_context(open(path, "rb"))
+                file = stack.enter_context(np.load(raw, allow_pickle=False))
                 arrays = {name: file[name] for name in file.files}
             header = json.loads(arrays.pop("header").tobytes().decode())
             if header["format"] != _FORMAT:

@@ -72,6 +72,7 @@ class ChainPrograms:
         max_tree_depth: at most 2**max_tree_depth - 1 gradients a step.
         capacity: the longest piece, in steps.
         method: how chains share the machine.
+        generator: implementation of the keys, as `jax.random.key(0, impl=...)` takes it.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class ChainPrograms:
         max_tree_depth: int,
         capacity: int,
         method: ChainMethod = "auto",
+        generator: str = "threefry2x32",
     ) -> None:
+        self.generator = generator
         self.num_chains, self.metric, self.capacity, self.method = num_chains, metric, capacity, method
         self.is_native = False
         self._logdensity, self._dim = logdensity, dim
@@ -166,12 +169,12 @@ class ChainPrograms:
             state, draws = self._advance(*common, state, key)
             return state, jax.tree.map(np.asarray, draws)
 
-        results = _in_threads([functools.partial(run, *chain) for chain in zip(states, keys, strict=True)])
+        results = in_threads([functools.partial(run, *chain) for chain in zip(states, keys, strict=True)])
         draws = jax.tree.map(lambda *rows: np.stack([row[:num_steps] for row in rows]), *[d for _, d in results])
         return [state for state, _ in results], draws
 
     def _compile(self, operands: Any, geometry: Geometry, z: Array) -> None:
-        dtype, key = z.dtype, jax.random.key(0)
+        dtype, key = z.dtype, jax.random.key(0, impl=self.generator)
         scalars = (np.zeros((), dtype), np.int32(0), np.int32(0), np.asarray(False), np.asarray(False))
         common = (operands, geometry, *scalars)
         is_full = getattr(geometry.scale, "ndim", 1) == 2  # not a band, which is no array
@@ -201,7 +204,7 @@ class ChainPrograms:
         return may_be_native(jax.grad(self._logdensity, argnums=1), operands, x)
 
 
-def _in_threads(jobs: list[Callable[[], Any]]) -> list[Any]:
+def in_threads(jobs: list[Callable[[], Any]]) -> list[Any]:
     """Run jobs side by side: compiled code releases the interpreter. An interrupt waits for the jobs to end."""
     if len(jobs) == 1:
         return [jobs[0]()]
