@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -64,13 +65,35 @@ def work(kind: str, folder: pathlib.Path, out: pathlib.Path) -> None:
     elif kind == "smc2":
         method, target = smc.SMC2(64, 64, num_runs=2), walk(np.cumsum(rng.normal(size=100)) + rng.normal(size=100))
     else:
-        raise SystemExit(f"no such kind: {kind}")
+        stream(checkpoint, out)
+        return
     posterior = pi.infer(target, method, seed=1, progress=False, checkpoint=checkpoint)
     evidence = np.asarray(posterior.log_evidence if posterior.log_evidence is not None else 0.0)
     np.savez(out, log_weights=posterior.weights, log_evidence=evidence, **posterior.draws)
 
 
-KINDS = ("nuts", "chees", "tempered", "smc2")
+def stream(checkpoint: Any, out: pathlib.Path) -> None:
+    """Four thousand events, one by one, through a particle filter."""
+    import jax.numpy as jnp
+    import numpyro.distributions as dist
+
+    import probinf as pi
+    import smc
+
+    system = pi.System(
+        prior=dist.Normal(jnp.zeros(2), 1.0).to_event(1),
+        move=lambda x, dt: dist.Normal(x, jnp.sqrt(dt)).to_event(1),
+        see={"gps": lambda x: dist.Normal(x, 0.5).to_event(1)},
+    )
+    values = np.cumsum(np.random.default_rng(2).normal(size=(4000, 2)), axis=0)
+    with system.filter(smc.ParticleFilter(500)).stream(checkpoint, key=0, t0=0.0) as running:
+        for i in range(running.num_events, len(values)):
+            running.update(float(i + 1), "gps", values[i])
+    belief = running.belief
+    np.savez(out, mean=belief.mean, cov=belief.cov, log_evidence=np.asarray(belief.log_evidence))
+
+
+KINDS = ("nuts", "chees", "tempered", "smc2", "stream")
 
 
 def start(kind: str, folder: pathlib.Path, out: pathlib.Path, cache: pathlib.Path) -> subprocess.Popen:

@@ -18,6 +18,9 @@ import numpyro.distributions as dist
 
 import probinf as pi
 from benchmarks.reference_filter import systematic
+from smc.paired_threefry import paired
+from smc.particles import summed
+from smc.resample_lanes import resample_if
 
 INTENSITY, RANGE_SD, BEARING_SD = 0.05, 1.0, 0.02
 PRIOR_MEAN, PRIOR_VARIANCE = np.array([50.0, 30.0, 1.0, -0.5]), np.array([25.0, 25.0, 1.0, 1.0])
@@ -141,6 +144,41 @@ def plain_jax_batched(num: int, num_tracks: int) -> Step:
         jax.block_until_ready(held[0])
 
     return step
+
+
+def parts(num: int, num_tracks: int | None) -> dict[str, Step]:
+    """Parts of an update, each compiled alone: what a step of any filter of this problem has to do at least."""
+    key = jax.random.key(0)
+    keys = key if num_tracks is None else jax.random.split(key, num_tracks)
+    batch = () if num_tracks is None else (num_tracks,)
+    z, x, log_weights = np.zeros((*batch, 2), np.float32), jnp.ones((*batch, num, 4)), jnp.zeros((*batch, num))
+    x, log_weights = x.astype(jnp.float32), log_weights.astype(jnp.float32)
+
+    def model(x: jax.Array, z: jax.Array) -> tuple:
+        x = x @ F.T
+        gaps = (z[0] - jnp.hypot(x[:, 0], x[:, 1])) / RANGE_SD, (z[1] - jnp.arctan2(x[:, 1], x[:, 0])) / BEARING_SD
+        return x, -0.5 * (gaps[0] ** 2 + gaps[1] ** 2)
+
+    def resample(key: jax.Array, log_weights: jax.Array, x: jax.Array) -> jax.Array:
+        return resample_if("systematic", jnp.asarray(True), key, log_weights, x)
+
+    jobs: dict[str, tuple] = {
+        "an empty compiled call": (lambda key, x, log_weights, z: (key, x, log_weights), keys, x, log_weights, z),
+        "normal numbers by jax.random": (lambda key: jax.random.normal(key, (num, 4), jnp.float32), keys),
+        "normal numbers as the filter draws them": (
+            lambda key: jax.random.normal(paired(key), (num, 4), jnp.float32),
+            keys,
+        ),
+        "motion without noise and log densities": (model, x, z),
+        "mean weight and effective sample size": (summed, log_weights),
+        "resampling when due": (resample, keys, log_weights, x),
+    }
+
+    def timed(function: Callable, *args: Any) -> Step:
+        run = jax.jit(function if num_tracks is None else jax.vmap(function))
+        return lambda _: jax.block_until_ready(run(*args))
+
+    return {name: timed(*job) for name, job in jobs.items()}
 
 
 def plain_ekf() -> Step:

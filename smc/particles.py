@@ -18,11 +18,13 @@ from probinf.representations.mixture import GaussianMixture
 from probinf.streaming.method import AbstractFilterMethod, Fault, UpdateInfo
 from probinf.streaming.system import System
 from probinf.transformations.algorithms import check_particles
-from probinf.transformations.population import Resampling, log_mean_exp
 from probinf.transformations.resampling import effective_sample_size, scheme
 from probinf.transformations.stepping import advance_population
 from smc.gaussian_approximation import moments
 from smc.gaussian_filter import difference
+from smc.paired_threefry import as_before, paired
+from smc.resample_lanes import resample_if
+from smc.small_normal import cholesky, solve_lower
 
 
 class ParticleState(eqx.Module):
@@ -30,7 +32,8 @@ class ParticleState(eqx.Module):
 
     Attributes:
         particles: (N, d).
-        log_weights: (N,) nats, unnormalised.
+        log_weights: (N,) nats; their weights have mean one, so that an update's mean weight is its predictive density.
+        ess: effective sample size of these weights.
         key: for the next step.
         parents: (N, d), where the particles stood before the last motion (guided filters only).
         parent_log_weights: (N,), their weights.
@@ -41,6 +44,7 @@ class ParticleState(eqx.Module):
 
     particles: Float[Array, "particles dim"]
     log_weights: Float[Array, " particles"]
+    ess: Float[Array, ""]
     key: Array
     parents: Array | None
     dt: Array
@@ -89,6 +93,7 @@ class ParticleFilter(AbstractFilterMethod):
         return ParticleState(
             particles,
             jnp.zeros(self.num_particles, system.dtype),
+            jnp.asarray(self.num_particles, system.dtype),
             key,
             particles if self.proposal == "extended" else None,
             jnp.zeros((), system.dtype),
@@ -97,7 +102,7 @@ class ParticleFilter(AbstractFilterMethod):
         )
 
     def predict(self, state: ParticleState, system: System, dt: Array, control: Array | None) -> ParticleState:
-        key, key_step = jax.random.split(state.key)
+        key, key_ancestors, key_move = jax.random.split(paired(state.key), 3)
         guided = self.proposal == "extended"
 
         def move(x: jax.Array) -> Any:
@@ -105,43 +110,51 @@ class ParticleFilter(AbstractFilterMethod):
             new = system.wrap_angles(new)
             return (new, x) if guided else (new, None)
 
-        rule = Resampling(self.resample, self.threshold)
-        (particles, parents), log_weights, collected = advance_population(
-            move, state.particles, state.log_weights, key_step, resampling=rule, resample_first=True
-        )
-        # Weights stay relative to what they were: evidence is the update's affair, and only ratios are used there.
-        del collected
+        particles, log_weights, ess = state.particles, state.log_weights, state.ess
+        if self.threshold > 0:
+            few = True if self.threshold >= 1 else ess <= self.threshold * self.num_particles
+            due = few & (ess > 0)  # nothing to choose among where every weight is zero
+            particles = resample_if(self.resample, due, key_ancestors, log_weights, particles)
+            log_weights = jnp.where(due, 0, log_weights)
+            ess = jnp.where(due, self.num_particles, ess).astype(ess.dtype)
+        (particles, parents), log_weights, _ = advance_population(move, particles, log_weights, key_move)
         return ParticleState(
-            particles, log_weights, key, parents, dt.astype(system.dtype) if guided else state.dt, None, state.angles
+            particles,
+            log_weights,
+            ess,
+            as_before(key, state.key),
+            parents,
+            dt.astype(system.dtype) if guided else state.dt,
+            None,
+            state.angles,
         )
 
     def update(
         self, state: ParticleState, system: System, sensor: str, value: Array, observed: Array, inputs: Array | None
     ) -> tuple[ParticleState, UpdateInfo]:
-        # Only a guided filter draws here, and splitting a key is not free.
-        key, key_step = jax.random.split(state.key) if self.proposal == "extended" else (state.key, state.key)
-
         def see(x: jax.Array) -> jax.Array:
             bind_factor(Site(sensor), system.sensor_log_prob(sensor, x, value, observed, inputs))
             return x
 
-        before = log_mean_exp(state.log_weights)
-        particles, log_weights, _ = advance_population(see, state.particles, state.log_weights, key_step)
+        key, new_key = paired(state.key), state.key
+        if self.proposal == "extended":  # only a guided filter draws here
+            key, key_rest = jax.random.split(key)
+            new_key = as_before(key_rest, state.key)
+        particles, log_weights, _ = advance_population(see, state.particles, state.log_weights, key)
         if self.proposal == "extended":
-            guided, guided_log_weights = self._guide(state, system, sensor, value, observed, inputs, key_step)
+            guided, guided_log_weights = self._guide(state, system, sensor, value, observed, inputs, key)
             fresh = (state.dt > 0) & jnp.any(observed)
             particles = jnp.where(fresh, guided, particles)
             log_weights = jnp.where(fresh, guided_log_weights, log_weights)
-        increment = log_mean_exp(log_weights) - before
-        broken = jnp.any(jnp.isnan(log_weights))
-        fault = jnp.where(broken, int(Fault.NAN_WEIGHTS), jnp.where(increment == -jnp.inf, int(Fault.COLLAPSE), 0))
-        info = UpdateInfo.create(
-            increment, observed, ess=effective_sample_size(log_weights), fault=fault.astype(jnp.int32)
-        )
-        # Re-centred at every event, so that a long run without resampling does not wear out the floats.
-        log_weights = log_weights - log_mean_exp(log_weights)
+        increment, ess = summed(log_weights)
+        # A NaN is neither; an infinite weight would be one at the next event.
+        fault = jnp.where(increment < jnp.inf, 0, int(Fault.NAN_WEIGHTS))
+        fault = jnp.where(increment == -jnp.inf, int(Fault.COLLAPSE), fault)
+        info = UpdateInfo.create(increment, observed, ess=ess, fault=fault.astype(jnp.int32))
         dt = jnp.zeros_like(state.dt)
-        new = ParticleState(particles, log_weights, key, state.parents, dt, state.control, state.angles)
+        new = ParticleState(
+            particles, log_weights - increment, ess, new_key, state.parents, dt, state.control, state.angles
+        )
         return new, info
 
     def _guide(
@@ -168,13 +181,15 @@ class ParticleFilter(AbstractFilterMethod):
                 slope = jnp.where(seen[:, None], slope, 0)
                 spread = slope @ cov @ slope.T + jnp.where(seen[:, None] & seen[None], noise_cov, 0)
                 spread = spread + jnp.diag(jnp.where(seen, 0, 1).astype(cov.dtype))
-                gain = jnp.linalg.solve(spread, slope @ cov).T
+                # Written out for few dimensions: LAPACK costs a microsecond for every particle.
+                root = cholesky(spread)
+                white_slope = solve_lower(root, slope @ cov)
                 circular = np.asarray(system.sensor(sensor).circular(system.sensor_distribution(sensor, mean, inputs)))
                 residual = jnp.where(seen, flat - predicted, 0)
                 residual = jnp.where(circular, wrap(residual), residual)
-                centre = mean + gain @ residual
-                tightened = cov - gain @ slope @ cov
-                factor = jnp.linalg.cholesky((tightened + tightened.T) / 2)
+                centre = mean + white_slope.T @ solve_lower(root, residual)
+                tightened = cov - white_slope.T @ white_slope
+                factor = cholesky((tightened + tightened.T) / 2)
                 x = centre + factor @ z
                 log_q = -0.5 * jnp.sum(z**2) - jnp.sum(jnp.log(jnp.diag(factor))) - 0.5 * z.size * jnp.log(2 * jnp.pi)
             log_p = log_density(motion, x) + system.sensor_log_prob(sensor, x, value, observed, inputs)
@@ -229,3 +244,14 @@ class ParticleFilter(AbstractFilterMethod):
     def check(self, state: ParticleState) -> Array:
         sound = jnp.all(jnp.isfinite(state.particles))
         return jnp.where(sound, 0, int(Fault.PREDICTION)).astype(jnp.int32)
+
+
+def summed(log_weights: Float[Array, " particles"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Log of the mean weight and effective sample size, from one exponential of each; -inf and 0 if all are zero."""
+    top = jnp.max(log_weights)
+    safe = jnp.where(jnp.isfinite(top), top, 0)
+    weights = jnp.exp(log_weights - safe)
+    total, squares = jnp.sum(weights), jnp.sum(weights * weights)
+    dead = total <= 0  # a NaN is not
+    log_mean = jnp.where(dead, -jnp.inf, safe + jnp.log(jnp.where(dead, 1, total) / log_weights.shape[0]))
+    return log_mean, jnp.where(dead, 0, total * total / jnp.where(dead, 1, squares))

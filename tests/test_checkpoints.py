@@ -346,6 +346,22 @@ def test_a_checkpoint_of_another_run_is_refused_and_every_difference_named(tmp_p
     assert files == {path.name: path.read_bytes() for path in tmp_path.iterdir()}  # and nothing was touched
 
 
+def test_a_constant_inside_the_model_is_part_of_the_program(tmp_path):
+    """The jaxpr shows the shape of a captured array, not its values."""
+
+    def made(prior_scale):
+        @pi.model
+        def inner():
+            pi.sample("a", dist.Normal(jnp.zeros(2), prior_scale).to_event(1))
+
+        return inner()
+
+    first, second = made(np.array([1.0, 2.0])), made(np.array([1.0, 3.0]))
+    pi.infer(first, NUTS, seed=3, progress=False, checkpoint=tmp_path)
+    with pytest.raises(pi.CheckpointError, match="program: "):
+        pi.infer(second, NUTS, seed=3, progress=False, checkpoint=tmp_path)
+
+
 def test_a_run_can_be_looked_at_while_it_runs(tmp_path):
     with crash_during(100):
         pi.infer(program(), NUTS, seed=3, progress=False, checkpoint=pi.Checkpoint(tmp_path, every=0))

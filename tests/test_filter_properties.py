@@ -273,8 +273,13 @@ def test_10_a_batch_is_as_good_as_single_calls(row):
     filter = cruise().filter(row.method)
     values = np.array([[1.0, -2.0], [1.5, np.nan], [np.nan, np.nan]])
     beliefs = [filter.start(k, 0.0) for k in range(3)]
-    batch, infos = filter.update_batch(stack_beliefs(beliefs), [0.4, 1.0, 0.0], "gps", values)
-    singles = [filter.update(b, t, "gps", v) for b, t, v in zip(beliefs, (0.4, 1.0, 0.0), values, strict=True)]
+    for times in ((0.4, 1.0, 0.0), (0.4, 0.4, 0.4)):  # clocks of their own, and one clock
+        batch, infos = filter.update_batch(stack_beliefs(beliefs), times, "gps", values)
+        singles = [filter.update(b, t, "gps", v) for b, t, v in zip(beliefs, times, values, strict=True)]
+        _agree(batch, infos, singles)
+
+
+def _agree(batch, infos, singles):
     for k, (belief, (expected, info)) in enumerate(zip(unstack_beliefs(batch), singles, strict=True)):
         np.testing.assert_allclose(belief.mean, expected.mean, rtol=1e-12)
         np.testing.assert_allclose(belief.cov, expected.cov, rtol=1e-12, atol=1e-14)

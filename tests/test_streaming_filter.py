@@ -148,6 +148,23 @@ def test_events_that_cannot_be_are_refused_by_sensor(case):
     np.testing.assert_allclose(float(after.mean[0]), 0.5, rtol=1e-12)
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "value", [np.nan, np.inf, -np.inf, np.array([1.0, 2.0]), np.array(1 + 2j), "high", np.array("high"), None]
+)
+def test_a_sensor_that_is_known_refuses_what_it_refused_at_first(value):
+    filter = wander().filter(EKF())
+    belief = filter.start(0, 0.0)
+    with pytest.raises(ProbinfError) as first:
+        filter.update(belief, 0.0, "z", value)
+    for good in (1.0, 1, np.float32(1.0), np.array([1.0]), True, [1.0]):
+        after, _ = filter.update(belief, 0.0, "z", good)
+        np.testing.assert_allclose(float(after.mean[0]), 0.5, rtol=1e-12)
+    with pytest.raises(type(first.value)) as again:
+        filter.update(belief, 0.0, "z", value)
+    assert str(again.value) == str(first.value)
+
+
 def test_inputs_keep_the_shape_of_the_first_event():
     filter = wander().filter(EKF())
     belief, _ = filter.update(filter.start(0, 0.0), 0.0, "lever", 1.0, [1.0, 0.0])

@@ -86,9 +86,19 @@ def advance(
     observed: Any,
     inputs: Any,
     control: Any,
+    *,
+    branch: bool = True,
 ) -> tuple[Any, UpdateInfo]:
-    """Predict over `dt` (not at all for 0) and update; on a fault the state is the one before both."""
-    moved = jax.lax.cond(dt > 0.0, lambda s: method.predict(s, system, dt, control), lambda s: s, state)
+    """Predict over `dt` (not at all for 0) and update; on a fault the state is the one before both.
+
+    Without `branch` the prediction is made for 0 as well (over one second) and thrown away: with many particles that is
+    quicker on CPU where most events move the state, and one compiled function still serves both.
+    """
+    if branch:
+        moved = jax.lax.cond(dt > 0.0, lambda s: method.predict(s, system, dt, control), lambda s: s, state)
+    else:
+        ahead = method.predict(state, system, jnp.where(dt > 0.0, dt, 1.0), control)
+        moved = jax.tree.map(lambda a, b: jax.lax.select(dt > 0.0, a, b), ahead, state)
     fault = method.check(moved)
     if channel is None:
         done, info = moved, UpdateInfo.create(jnp.zeros((), system.dtype), jnp.zeros(0, bool))
@@ -99,25 +109,23 @@ def advance(
     return jax.tree.map(lambda a, b: jax.lax.select(fault == 0, a, b), done, state), info
 
 
-@functools.partial(jax.jit, static_argnames=("recipe", "method", "channel"))
-def step(
-    recipe: Any,
-    method: _StaticMethod,
-    channel: Channel | None,
-    arrays: tuple,
-    method_arrays: list,
-    state: Any,
-    evidence: Evidence,
-    dt: jax.Array,
-    event: tuple,
-) -> tuple[Any, Evidence, UpdateInfo]:
-    """One event: the new state, the new evidence and the info. `event` is (value, observed, inputs, control)."""
-    Traces.count += 1
-    return _step(recipe, method, channel, arrays, method_arrays, state, evidence, dt, event)
+@functools.lru_cache(maxsize=1024)
+def step(recipe: Any, method: _StaticMethod, channel: Channel | None) -> Callable[..., Any]:
+    """One event as a compiled function of arrays, to the new state, the new evidence and the info.
+
+    What is static is bound once, and not hashed and compared at every call.
+    """
+
+    @jax.jit
+    def run(arrays, method_arrays, state, evidence, dt, event):
+        Traces.count += 1
+        return _step(recipe, method, channel, arrays, method_arrays, state, evidence, dt, event)
+
+    return run
 
 
 def _step(recipe, method, channel, arrays, method_arrays, state, evidence, dt, event):
-    state, info = advance(recipe.build(arrays), method.build(method_arrays), channel, state, dt, *event)
+    state, info = advance(recipe.build(arrays), method.build(method_arrays), channel, state, dt, *event, branch=False)
     return state, _absorb(evidence, info), info
 
 
@@ -125,12 +133,23 @@ def _absorb(evidence: Evidence, info: UpdateInfo) -> Evidence:
     return evidence.add(jnp.where(info.fault == 0, info.predictive_log_density, 0.0))
 
 
-@functools.partial(jax.jit, static_argnames=("recipe", "method", "channel"))
-def batched_step(recipe, method, channel, arrays, method_arrays, state, evidence, dt, event):
-    """`step` for B beliefs at once: states, times and event parts carry a leading axis (`None` parts do not)."""
-    Traces.count += 1
-    one: Callable = lambda s, e, d, ev: _step(recipe, method, channel, arrays, method_arrays, s, e, d, ev)  # noqa: E731
-    return jax.vmap(one)(state, evidence, dt, event)
+@functools.lru_cache(maxsize=1024)
+def batched_step(recipe: Any, method: _StaticMethod, channel: Channel | None) -> Callable[..., Any]:
+    """`step` for B beliefs at once: states and event parts carry a leading axis (`None` parts do not).
+
+    So does `dt`, unless one number serves all: what the motion makes of it (matrices, say) is then made once.
+    """
+
+    @jax.jit
+    def run(arrays, method_arrays, state, evidence, dt, event):
+        Traces.count += 1
+
+        def one(state, evidence, dt, event):
+            return _step(recipe, method, channel, arrays, method_arrays, state, evidence, dt, event)
+
+        return jax.vmap(one, in_axes=(0, 0, 0 if dt.ndim else None, 0))(state, evidence, dt, event)
+
+    return run
 
 
 class Trail(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from probinf.streaming.dry_run import abstract_distribution
 from probinf.streaming.log import Log
 from probinf.streaming.system import System
 
+_FEW = 16
+
 
 class Door:
     """Remembers the shapes that a system's sensors and motion were first used with."""
@@ -25,6 +28,7 @@ class Door:
         self.system = system
         self._channels: dict[str, Channel] = {}
         self._supports: dict[str, Any] = {}
+        self._plain: dict[str, Channel] = {}  # those of which a finite value of the right shape is a legal one
         self._control_shape: tuple[int, ...] | None = None
 
     def channel(self, name: str, input_shape: tuple[int, ...] | None) -> Channel:
@@ -44,6 +48,8 @@ class Door:
             distribution = self.system.describe_sensor(name, input_shape)
             self._channels[name] = Channel(name, tuple(distribution.event_shape), input_shape)
             self._supports[name] = _checkable_support(distribution)
+            if input_shape is None and self._supports[name] is None:
+                self._plain[name] = self._channels[name]
         channel = self._channels[name]
         if channel.input_shape != input_shape:
             raise ArgumentError(
@@ -53,6 +59,11 @@ class Door:
 
     def event(self, name: str, value: Any, inputs: Any, batch: tuple[int, ...] = ()) -> tuple[Channel, tuple]:
         """The channel, and (value, observed, inputs) as arrays with missing coordinates set to zero."""
+        if inputs is None and not batch and isinstance(name, str):
+            channel = self._plain.get(name)
+            found = None if channel is None else _few_finite(value, channel.value_shape)
+            if channel is not None and found is not None:
+                return channel, (found.astype(self.system.dtype), np.ones(found.shape, bool), None)
         where = self.system.label(name)
         self.system.sensor(name)
         inputs = None if inputs is None else self._array(f"{where}, inputs", inputs, batch)
@@ -162,6 +173,19 @@ class Door:
                 f"{self.system.label(name)}: {int(illegal.sum())} values are outside the support {support}, "
                 f"the first is {value[tuple(index)]}{row}."
             )
+
+
+def _few_finite(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A few finite numbers of this shape as an array, by Python's own arithmetic; None for all else, faults included.
+
+    Events come one at a time, and array functions cost a microsecond each however small the array.
+    """
+    if not isinstance(value, np.ndarray | float | int) or isinstance(value, bool):
+        return None
+    array = np.asarray(value)
+    if array.shape != shape or array.dtype.kind not in "fiu" or array.size > _FEW:
+        return None
+    return array if all(map(math.isfinite, array.ravel().tolist())) else None
 
 
 def _same_scalar(given: tuple[int, ...], expected: tuple[int, ...]) -> bool:

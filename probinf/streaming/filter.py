@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import os
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import numpy as np
 from probinf.errors import ArgumentError, ArgumentTypeError, DataError, InferenceError
 from probinf.random import as_key
 from probinf.representations.concrete import default_float, is_concrete
+from probinf.runs import Checkpoint
 from probinf.streaming import compiled
 from probinf.streaming.compiled import Channel, Evidence, MethodKey, Traces
 from probinf.streaming.door import Door
@@ -18,9 +21,13 @@ from probinf.streaming.finish import assemble, broken, first_fault
 from probinf.streaming.late import insert, remember
 from probinf.streaming.log import Log
 from probinf.streaming.method import AbstractFilterMethod, Fault, UpdateInfo
+from probinf.streaming.pieces import interrupted, run_in_pieces
 from probinf.streaming.results import FilterRun, Forecast, SmootherRun
 from probinf.streaming.stream_belief import StreamBelief
 from probinf.streaming.system import System
+
+if TYPE_CHECKING:
+    from probinf.streaming.stream import Stream
 
 
 class Filter:
@@ -58,6 +65,7 @@ class Filter:
         self.num_compiles = 0
         self._door = Door(system)
         self._method_key = MethodKey(method)
+        self._functions: dict[Any, Any] = {}
         self.claim = method.claim(system)
 
     # -- one event at a time ----------------------------------------------------------------------------------------
@@ -70,13 +78,13 @@ class Filter:
             t0: seconds.
         """
         state = self.method.init(as_key(key, argument="key"), self.system)
-        return self._belief(state, Evidence.zero(default_float()), _time("t0", t0))
+        return self.belief_of(state, Evidence.zero(default_float()), _time("t0", t0))
 
     def start_batch(self, keys: jax.Array, t0: float) -> StreamBelief:
         """One belief per key, stacked; shape of `keys` is (B,)."""
         state = jax.vmap(lambda key: self.method.init(key, self.system))(keys)
         evidence = Evidence(*(jnp.zeros(keys.shape, default_float()) for _ in range(2)))
-        return self._belief(state, evidence, np.full(keys.shape, _time("t0", t0)))
+        return self.belief_of(state, evidence, np.full(keys.shape, _time("t0", t0)))
 
     def predict(self, belief: StreamBelief, t: float, control: Any = None) -> StreamBelief:
         """The belief carried to the time `t` >= belief.time, seconds. A step of zero changes nothing.
@@ -125,7 +133,8 @@ class Filter:
 
         Args:
             beliefs: from `start_batch` or `stack_beliefs`.
-            t: seconds, one number or shape (B,).
+            t: seconds, one number or shape (B,). Beliefs that keep one clock share what their motions have in common,
+                which is faster; the two cases are compiled apart.
             sensor: its name, the same for all.
             value: shape (B, *value_shape).
             inputs: shape (B, *input_shape), or None.
@@ -145,11 +154,27 @@ class Filter:
                 f"sensor {sensor!r}: event at {t[i]:g} s for belief {i}, which is already at {beliefs.time[i]:g} s."
             )
         event = (*event, self._door.control(control, dt, size))
-        state, evidence, info = self._call(
-            compiled.batched_step, channel, state=beliefs.state, evidence=beliefs.evidence, dt=dt, event=event
-        )
+        same = dt.size > 0 and np.all(dt == dt[0])
+        state, evidence, info = self._call(compiled.batched_step, channel, beliefs, dt[0] if same else dt, event)
         self._report(info, lambda i: f"belief {i}, sensor {sensor!r}, t = {t[i]:g} s", None)
-        return self._belief(state, evidence, t), info
+        return self.belief_of(state, evidence, t), info
+
+    def stream(
+        self, checkpoint: Checkpoint | str | os.PathLike[str], key: int | jax.Array = 0, t0: float = 0.0
+    ) -> Stream:
+        """A belief that is fed event by event and kept in a folder; what is there already is taken up.
+
+        Args:
+            checkpoint: the folder.
+            key: seed or key of the start.
+            t0: time of the prior, seconds.
+
+        Raises:
+            CheckpointError: the folder cannot be used, is damaged, or belongs to another system, method or start.
+        """
+        from probinf.streaming.stream import Stream
+
+        return Stream(self, checkpoint, key, t0)
 
     # -- a whole log ------------------------------------------------------------------------------------------------
 
@@ -162,8 +187,10 @@ class Filter:
         belief: StreamBelief | None = None,
         keep_states: bool = False,
         allow_empty: bool = False,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        progress: bool = False,
     ) -> FilterRun:
-        """Filter a whole log in one compiled scan.
+        """Filter a whole log in one compiled scan; with a checkpoint or a bar in pieces of 1000 events.
 
         Args:
             log: a `Log`, or anything `Log` accepts.
@@ -172,10 +199,13 @@ class Filter:
             belief: go on from this belief instead of the prior.
             keep_states: keep the method's state after every event (memory: n times a state).
             allow_empty: accept a log without events; the result is the prior.
+            checkpoint: folder to keep the run in; what is there already is continued.
+            progress: show a bar.
 
         Raises:
             DataError: the log is empty, or holds NaN that no sensor declares.
-            InferenceError: an event broke the filter; `.partial` is the run up to it.
+            InferenceError: an event broke the filter, or Ctrl-C stopped it; `.partial` is the run up to there.
+            CheckpointError: the folder cannot be used, or belongs to another run.
         """
         log = log if isinstance(log, Log) else Log(log)
         if not len(log) and not allow_empty:
@@ -193,8 +223,13 @@ class Filter:
             self._door.control(None, dts)
         values = np.where(log.observed, log.values, 0.0)
         events = (dts, log.sensor_index, values, log.observed, log.inputs, controls)
-        state, evidence, trail = self._scan(channels, belief, events, keep_states)
-        end = self._belief(state, evidence, np.float64(log.times[-1] if len(log) else belief.time))
+        if len(log) and (progress or checkpoint is not None):
+            end, trail, taken = run_in_pieces(self, log, belief, channels, events, keep_states, checkpoint, progress)
+            if taken < len(log) and first_fault(trail) is None:
+                raise interrupted(self, log[:taken], end, trail, len(log))
+        else:
+            state, evidence, trail = self.scan(channels, belief, events, keep_states)
+            end = self.belief_of(state, evidence, np.float64(log.times[-1] if len(log) else belief.time))
         stop = first_fault(trail)
         if stop is None:
             return assemble(self, log, end, trail)
@@ -243,9 +278,9 @@ class Filter:
         controls = self._door.control(controls, dts, dts.shape if controls is not None else ())
         n = len(times)
         events = (dts, np.full(n, -1, np.int32), np.zeros((n, 0)), np.zeros((n, 0), bool), np.zeros((n, 0)), controls)
-        state, evidence, trail = self._scan((), belief, events, False)
+        state, evidence, trail = self.scan((), belief, events, False)
         self._report(trail.info, lambda i: f"forecast to {times[i]:g} s", None)
-        return Forecast(times, trail.means, trail.covs, self._belief(state, evidence, times[-1]))
+        return Forecast(times, trail.means, trail.covs, self.belief_of(state, evidence, times[-1]))
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -262,10 +297,15 @@ class Filter:
 
         return step
 
+    def channel(self, sensor: str, input_shape: tuple[int, ...] | None = None) -> Channel:
+        """A sensor as the compiled code knows it."""
+        return self._door.channel(sensor, input_shape)
+
     def _static(self) -> tuple[Any, Any]:
         return self.system.recipe.key, self._method_key.static
 
-    def _belief(self, state: Any, evidence: Evidence, time: Any, history: tuple = ()) -> StreamBelief:
+    def belief_of(self, state: Any, evidence: Evidence, time: Any, history: tuple = ()) -> StreamBelief:
+        """A belief of this filter's method with this state."""
         return StreamBelief.assemble(state, self.method, evidence, time, history, self.claim)
 
     def _step_to(self, belief: StreamBelief, t: Any, sensor: str | None) -> tuple[np.float64, np.float64]:
@@ -287,15 +327,16 @@ class Filter:
             )
         return t, dt
 
-    def _call(self, function: Any, channel: Channel | None, *, state: Any, evidence: Any, dt: Any, event: Any) -> Any:
+    def _call(self, make: Any, channel: Channel | None, belief: StreamBelief, dt: Any, event: tuple) -> Any:
+        key = (make, channel)
+        if key not in self._functions:
+            self._functions[key] = make(*self._static(), channel)
         before = Traces.count
-        out = function(
-            *self._static(),
-            channel,
+        out = self._functions[key](
             self.system.recipe.arrays,
             self._method_key.arrays,
-            state,
-            evidence,
+            belief.state,
+            belief.evidence,
             np.asarray(dt, self.system.dtype),
             event,
         )
@@ -306,17 +347,16 @@ class Filter:
         self, belief: StreamBelief, t: np.float64, channel: Channel | None, event: tuple
     ) -> tuple[StreamBelief, UpdateInfo]:
         dt = t - belief.time
-        state, evidence, info = self._call(
-            compiled.step, channel, state=belief.state, evidence=belief.evidence, dt=dt, event=event
-        )
+        state, evidence, info = self._call(compiled.step, channel, belief, dt, event)
         name = None if channel is None else channel.name
         self._report(info, lambda _: f"sensor {name!r}, t = {t:g} s" if name else f"prediction to {t:g} s", belief)
         if self.on_fault == "stop" and is_concrete(info.fault) and int(info.fault):
             return belief, info
         history = remember(belief, t, channel, event, self.lag)
-        return self._belief(state, evidence, t, history), info
+        return self.belief_of(state, evidence, t, history), info
 
-    def _scan(self, channels: tuple, belief: StreamBelief, events: tuple, keep_states: bool) -> Any:
+    def scan(self, channels: tuple, belief: StreamBelief, events: tuple, keep_states: bool) -> Any:
+        """The compiled scan over prepared events: state, evidence, and the trail of what happened."""
         dts, index, values, observed, inputs, controls = events
         dtype = self.system.dtype
         floats = [None if a is None else jnp.asarray(np.asarray(a), dtype) for a in (dts, values, inputs, controls)]
@@ -340,7 +380,7 @@ class Filter:
         if self.on_fault != "raise" or not is_concrete(info.fault):
             return
         faults = np.asarray(info.fault)
-        if not faults.any():
+        if not np.count_nonzero(faults):
             return
         first = int(np.flatnonzero(faults)[0])
         error = InferenceError(f"{where(first)}: {Fault(int(faults.reshape(-1)[first])).explain()}")
@@ -352,6 +392,8 @@ class Filter:
 
 
 def _time(name: str, t: Any) -> np.float64:
+    if isinstance(t, float) and math.isfinite(t):  # np.float64 is one
+        return np.float64(t)
     try:
         value = np.float64(t)
     except (TypeError, ValueError):

@@ -1,9 +1,12 @@
-"""Check every claim of everything that ships, and print the table."""
+"""Check every claim of everything that ships, and print the table.
+
+Example:
+  probinf validate --level exact --only systematic
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import pathlib
 import time
@@ -12,6 +15,8 @@ from typing import Any
 
 import jax
 
+from probinf import fast_random
+from probinf.entry_points import entry_points
 from probinf.validity import calibration_cases, family_tests, shipped, unbiasedness
 from probinf.validity.calibration import sbc
 from probinf.validity.random_programs import random_program
@@ -31,12 +36,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", type=pathlib.Path, help="write the table to this file")
     parser.add_argument("--json", type=pathlib.Path, help="write every check to this file")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--generator", choices=("standard", "fast"), default="standard", help="JAX's default or that of pi.fast_key"
+    )
 
 
 def modules() -> Iterator[Any]:
     """Modules of all packages that register claims."""
     yield shipped
-    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
+    for entry in entry_points(GROUP).values():
         yield entry.load()
 
 
@@ -107,6 +115,8 @@ def _statistical(args: argparse.Namespace, wanted: Callable[[str], bool]) -> Ite
 def run(args: argparse.Namespace) -> int:
     """Check, print, write; the exit status is 0 when every claim holds."""
     jax.config.update("jax_enable_x64", True)
+    if args.generator == "fast":
+        jax.config.update("jax_default_prng_impl", fast_random.NAME)
     began = time.perf_counter()
     total, unchecked = Report(()), 0
     for report in reports(args):

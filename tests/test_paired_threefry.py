@@ -1,0 +1,104 @@
+"""The numbers of the streaming particle filter: the cipher is threefry, streams are good, lanes are as single draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.random import threefry_2x32
+
+import probinf as pi
+from benchmarks.random_quality import quality
+from probinf.streaming import unstack_beliefs
+from smc.extended import EKF
+from smc.paired_threefry import PAIRED, as_before, paired, threefry
+from smc.particles import ParticleFilter, summed
+from smc.resample_lanes import resample_if
+from tests.streaming_models import cruise
+
+
+def test_the_rounds_are_those_of_threefry():
+    key, counter = jnp.array([7, 2**31 + 5], jnp.uint32), jnp.arange(64, dtype=jnp.uint32) * np.uint32(40503)
+    expected = threefry_2x32(key, jnp.concatenate([counter, jnp.full(64, 9, jnp.uint32)]))
+    np.testing.assert_array_equal(jnp.concatenate(threefry(key, counter, 9)), expected)
+
+
+@pytest.mark.slow
+def test_all_tests_of_quality_pass():
+    """False alarm at most 1e-6 (Bonferroni)."""
+    results = list(quality(0, 16, PAIRED))
+    assert len(results) > 80
+    worst = min(results, key=lambda r: r.p_value)
+    assert worst.p_value * len(results) > 1e-6, worst
+
+
+def test_words_children_and_folds_never_meet():
+    key = jax.random.key(3, impl=PAIRED)
+    words = np.asarray(jax.random.bits(key, (64,), "uint32"))
+    children = np.asarray(jax.random.key_data(jax.random.split(key, 32))).reshape(-1)
+    folds = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))(jnp.arange(32))
+    assert np.unique(np.concatenate([words, children, np.asarray(folds).reshape(-1)])).size == 192
+    wide = np.asarray(jax.random.bits(key, (32,), "uint64"))
+    assert {int(w) for w in wide & np.uint64(2**32 - 1)} | {int(w) for w in wide >> np.uint64(32)} == set(
+        words.tolist()
+    )
+    assert np.unique(np.asarray(jax.random.bits(key, (1000,), "uint8"))).size > 200
+
+
+def test_lanes_draw_as_single_keys_do():
+    keys = jax.random.split(jax.random.key(1, impl=PAIRED), 5)
+    together = jax.vmap(lambda k: jax.random.normal(k, (7,)))(keys)
+    np.testing.assert_array_equal(together, jnp.stack([jax.random.normal(k, (7,)) for k in keys]))
+
+
+def test_keys_keep_their_type_outside():
+    for key in (jax.random.key(0), pi.fast_key(0), jax.random.key(0, impl="rbg")):
+        inner = paired(key)
+        assert as_before(jax.random.split(inner)[1], key).dtype == key.dtype
+        assert (jax.random.key_impl(inner) == PAIRED) == (jax.random.key_data(key).size == 2)
+
+
+@pytest.mark.parametrize("kind", ["fast", "rbg"])
+def test_filters_take_keys_of_any_generator(kind):
+    """Within 0.3 prior standard deviations of the Kalman mean: over 6 standard errors at 2,000 particles."""
+    make = pi.fast_key if kind == "fast" else lambda seed: jax.random.key(seed, impl="rbg")
+    system = cruise()
+    filter = system.filter(ParticleFilter(2000))
+    exact, _ = system.filter(EKF()).update(system.filter(EKF()).start(0, 0.0), 1.0, "speed", 0.4)
+    belief, _ = filter.update(filter.start(make(1), 0.0), 1.0, "speed", 0.4)
+    assert belief.state.key.dtype == make(1).dtype
+    scale = np.sqrt(np.diag(np.asarray(exact.cov)))
+    assert np.max(np.abs(np.asarray(belief.mean - exact.mean)) / scale) < 0.3
+    batch, _ = filter.update_batch(filter.start_batch(jax.random.split(make(1), 2), 0.0), 1.0, "speed", [0.4, 0.4])
+    for one in unstack_beliefs(batch):
+        assert np.max(np.abs(np.asarray(one.mean - exact.mean)) / scale) < 0.3
+    assert not np.array_equal(batch.state.particles[0], batch.state.particles[1])
+
+
+@pytest.mark.parametrize("num", [8, 600])
+def test_only_populations_that_are_due_are_resampled(num):
+    rng = np.random.default_rng(num)
+    log_weights = jnp.asarray(rng.normal(size=(4, num)))
+    particles = jnp.asarray(rng.normal(size=(4, num, 2)))
+    due = jnp.array([True, False, True, False])
+    keys = jax.random.split(jax.random.key(0), 4)
+    run = jax.jit(lambda *row: resample_if("systematic", *row))
+    together = jax.jit(jax.vmap(run))(due, keys, log_weights, particles)
+    for k in range(4):
+        np.testing.assert_array_equal(together[k], run(due[k], keys[k], log_weights[k], particles[k]))
+    np.testing.assert_array_equal(together[1], particles[1])
+    # Systematic: every particle has the whole part of its expected number of children, or one more.
+    weights = np.exp(log_weights[0] - np.max(log_weights[0]))
+    expected = num * weights / weights.sum()
+    children = np.array([np.sum(together[0, :, 0] == x) for x in particles[0, :, 0]])
+    assert np.all((children >= np.floor(expected - 1e-9)) & (children <= np.ceil(expected + 1e-9)))
+
+
+def test_mean_weight_and_effective_size_come_from_one_pass():
+    weights = np.array([0.5, 2.0, 0.0, 1.5])
+    log_mean, ess = summed(jnp.log(jnp.asarray(weights)) + 700.0)
+    np.testing.assert_allclose(log_mean, 700.0 + np.log(1.0), rtol=1e-14)
+    np.testing.assert_allclose(ess, 16.0 / np.sum(weights**2), rtol=1e-12)
+    log_mean, ess = summed(jnp.full(3, -jnp.inf))
+    assert float(log_mean) == -np.inf
+    assert float(ess) == 0.0
+    assert np.isnan(float(summed(jnp.array([0.0, jnp.nan]))[0]))
