@@ -83,13 +83,15 @@ class Row:
 
 
 def rows_of(claim: str, unit: str, target: float | None, make: Callable[[], Row | Iterable[Row]]) -> list[Row]:
-    """Measure, time and print; a measurement that raises becomes a row that misses, with the error as its peer."""
+    """Measure, time and print; one that raises is a row that misses, with the error as its peer."""
     begin = time.perf_counter()
+    rows: list[Row] = []
     try:
         made = make()
-        rows = [made] if isinstance(made, Row) else list(made)
+        for row in [made] if isinstance(made, Row) else made:
+            rows.append(row)  # noqa: PERF402 - those before a broken one stay
     except Exception as error:  # a broken row must not hide the others
-        rows = [Row(claim, None, unit, target, peer=f"{type(error).__name__}: {str(error)[:300]}")]
+        rows.append(Row(claim, None, unit, target, peer=f"{type(error).__name__}: {str(error)[:300]}"))
     seconds = time.perf_counter() - begin
     rows = [row if row.seconds else dataclasses.replace(row, seconds=seconds / len(rows)) for row in rows]
     for row in rows:

@@ -18,8 +18,12 @@ GROUPS = {
     "resampling": "benchmarks.resampling_speed",
     "smoothing": "benchmarks.smoothing_speed",
     "random": "benchmarks.random_quality",
-    "ensembles": "benchmarks.ensembles",
     "samplers": "benchmarks.samplers",
+    "ensembles": "benchmarks.ensembles",
+    "pmmh": "benchmarks.pmmh_speed",
+    "smc2": "benchmarks.smc2_peers",
+    "memory": "benchmarks.filter_memory",
+    "scaling": "benchmarks.filter_scaling",
 }
 
 

@@ -10,8 +10,8 @@
     SMC squared       population(rejuvenated(marginal pushed at every observation, PMMH))
     IBIS              population(rejuvenated(p, K), values=theta)
 
-The fast, adaptive versions that people run are methods (`smc.SMC2`, `smc.TemperedSMC`); these are the same algorithms
-in the form in which they are proved.
+The fast, adaptive versions that people run are methods (`smc.SMC2`, `smc.PMMH`, `smc.TemperedSMC`); these are the same
+algorithms in the form in which they are proved.
 """
 
 from __future__ import annotations
