@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +20,6 @@ from probinf.kernels.flat import FlatLayout
 from probinf.kernels.laplace import CurvaturePrograms, find_mode
 from probinf.kernels.nuts import Draws, Geometry
 from probinf.kernels.whitening import Whitener, unwhiten
-from probinf.progress import Progress
 from probinf.runs.loop import Arrays
 from probinf.runs.trees import packed, shapes, unpacked
 
@@ -269,13 +267,3 @@ def laplace_geometry(
 
     x = search(programs.starts, target, programs.layout, operands, key, draw, "draws around the mode")
     return Geometry(shift, scale), jnp.asarray(unwhiten(scale, x - mode.x[None, :]), dtype)
-
-
-@contextlib.contextmanager
-def bar_for(show: Any, total: int, label: str) -> Iterator[Progress | None]:
-    """A progress bar, or None where none is wanted."""
-    if not show:
-        yield None
-        return
-    with Progress(total, label) as bar:
-        yield bar
