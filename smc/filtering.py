@@ -22,6 +22,8 @@ from probinf.transformations.population import Resampling, log_mean_exp
 from probinf.transformations.resampling import effective_sample_size, scheme
 from probinf.transformations.stepping import emit_population
 from smc.proposals import Bootstrap, Proposal
+from smc.rider import Rider
+from smc.sharding import ONE_DEVICE, Placement, check_generator, placement
 from smc.state_space_model import StateSpaceModel
 
 
@@ -74,6 +76,7 @@ def particle_filter(
     threshold: float = 0.5,
     moments: bool = True,
     history: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> FilterRun:
     r"""Sequential Monte Carlo on a state-space model, compiled once per shape.
 
@@ -93,6 +96,8 @@ def particle_filter(
         threshold: 1 resamples before every move, 0 never.
         moments: compute filtering means and variances.
         history: keep every population, memory O(T N) instead of O(N).
+        mesh: devices over which the particles are split, of one process or of several. Draws and ancestors are the same
+            bit for bit on any number of devices, and so are the claims; see the page "Devices".
 
     Raises:
         ArgumentError, ArgumentTypeError, UnknownNameError: an argument is out of range; it is named.
@@ -102,12 +107,9 @@ def particle_filter(
     References:
         Chopin & Papaspiliopoulos (2020), An Introduction to Sequential Monte Carlo, chapter 10.
     """
-    if not isinstance(model, StateSpaceModel):
-        raise ArgumentTypeError(f"model: expected a StateSpaceModel, found {type(model).__name__}.")
-    check_particles(num_particles, threshold)
-    scheme(resample)
-    if not (proposal is None or isinstance(proposal, Proposal)):
-        raise ArgumentTypeError(f"proposal: expected a Proposal, found {type(proposal).__name__}.")
+    check_call(model, num_particles, proposal, resample, threshold)
+    where, key = placement(mesh, num_particles, "num_particles"), as_key(key, argument="key")
+    check_generator(key, where)
     program = filter_program(
         model,
         ys,
@@ -117,10 +119,27 @@ def particle_filter(
         threshold=threshold,
         moments=moments,
         history=history,
+        where=where,
     )
-    found, _ = program.run(as_key(key, argument="key"))
+    if mesh is not None:
+        program = program.with_operands(where.put(program.operands))
+    found, _ = program.run(where.put(key))
     check_alive(found, type(model).__name__)
     return found
+
+
+def check_call(model: Any, num_particles: Any, proposal: Any, resample: str, threshold: Any) -> None:
+    """The checks that every filter of a `StateSpaceModel` shares.
+
+    Raises:
+        ArgumentError, ArgumentTypeError, UnknownNameError: an argument is out of range; it is named.
+    """
+    if not isinstance(model, StateSpaceModel):
+        raise ArgumentTypeError(f"model: expected a StateSpaceModel, found {type(model).__name__}.")
+    check_particles(num_particles, threshold)
+    scheme(resample)
+    if not (proposal is None or isinstance(proposal, Proposal)):
+        raise ArgumentTypeError(f"proposal: expected a Proposal, found {type(proposal).__name__}.")
 
 
 def filter_program(
@@ -133,29 +152,37 @@ def filter_program(
     threshold: float = 0.5,
     moments: bool = False,
     history: bool = False,
+    where: Placement = ONE_DEVICE,
+    rider: Rider | None = None,
 ) -> Program:
     """`particle_filter` as a program that draws the particles and their ancestors and returns a `FilterRun`.
 
     So the filter can be enumerated exactly, put inside another program, and run by another interpreter. It does not
     score its evidence. Besides a `StateSpaceModel` the model may be whatever the proposal's `propose` understands, with
-    a `check_data` of its own.
+    a `check_data` of its own. With a rider the program returns the `FilterRun`, the rider's last state, and what it
+    found at each time.
     """
-    settings = Settings(int(num_particles), Resampling(resample, float(threshold)), bool(moments), bool(history))
-    arguments = Arguments.split((model, model.check_data(ys), proposal or Bootstrap(), settings), {})
-    return Program(f"particle_filter({type(model).__name__})", _filter, arguments)
+    rule = Resampling(resample, float(threshold))
+    settings = Settings(int(num_particles), rule, bool(moments), bool(history), where)
+    parts = (model, model.check_data(ys), proposal or Bootstrap(), settings)
+    name = f"particle_filter({type(model).__name__})"
+    if rider is None:
+        return Program(name, _filter, Arguments.split(parts, {}))
+    return Program(name, _filter_with, Arguments.split((*parts, rider), {}))
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is fixed while a filter runs: N, when to resample, and what to keep."""
+    """What is fixed while a filter runs: N, when to resample, what to keep, and on which devices."""
 
     num: int
     rule: Resampling
     moments: bool
     history: bool
+    where: Placement = ONE_DEVICE
 
 
-_FIRST = ("x0", "y0")
+FIRST_NAMES = ("x0", "y0")
 
 
 class WeightedRows(NamedTuple):
@@ -171,40 +198,55 @@ class WeightedRows(NamedTuple):
 
 
 def _filter(model: Any, ys: jax.Array, proposal: Proposal, settings: Settings) -> FilterRun:
-    num, dtype = settings.num, jnp.result_type(float)
+    return _filter_with(model, ys, proposal, settings, None)[0]
+
+
+def _filter_with(
+    model: Any, ys: jax.Array, proposal: Proposal, settings: Settings, rider: Rider | None
+) -> tuple[FilterRun, Any, Any]:
+    num, dtype, where = settings.num, jnp.result_type(float), settings.where
     zero = jnp.zeros(num, dtype)
     first, log_weights, _ = emit_population(
-        lambda _: proposal.propose(model, jnp.asarray(0), None, ys[0], _FIRST), zero, zero
+        lambda _: proposal.propose(model, jnp.asarray(0), None, ys[0], FIRST_NAMES), zero, zero
     )
     index = jnp.arange(num, dtype=jnp.int32)
     start, report = weigh(first, log_weights, index, settings)
+    traced = settings.history or rider is not None
 
-    def step(now: WeightedRows, row: tuple) -> tuple[WeightedRows, tuple]:
-        t, y = row
+    def step(carry: tuple[WeightedRows, Any], row: tuple) -> tuple[tuple[WeightedRows, Any], tuple]:
+        (now, ride), (t, y) = carry, row
         by, log_mean, ess = now.log_weights, now.log_mean, now.ess
-        ahead = _lookahead(proposal, model, t, now.x, y)
+        ahead = log_lookahead(proposal, model, t, now.x, y)
         if ahead is not None:
+            ahead = where.whole(ahead)
             by = by + ahead
             log_mean, ess = log_mean_exp(by), effective_sample_size(by)
         (x, ahead, ancestors), by, collected = resample_rows(
-            settings.rule, (now.x, ahead, index if settings.history else None), by, log_mean, ess
+            settings.rule, (now.x, ahead, index if traced else None), by, log_mean, ess, where
         )
         moved, log_weights, _ = emit_population(lambda x: proposal.propose(model, t, x, y), x, by)
         if ahead is not None:
             log_weights = log_weights - ahead
         moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, x)
         new, report = weigh(moved, log_weights, ancestors, settings)
-        return new, (collected + new.log_mean - now.log_mean, report)
+        found = None
+        if rider is not None:
+            ride, found = rider.step(model, t, ride, now, ancestors, new)
+        return (new, ride), (collected + new.log_mean - now.log_mean, report, found)
 
-    last, (increments, later) = jax.lax.scan(step, start, (jnp.arange(1, ys.shape[0]), ys[1:]))
-    increments, (ess, mean, variance, kept) = jax.tree.map(
-        lambda a, b: jnp.concatenate([a[None], b]), (start.log_mean, report), (increments, later)
+    ride, found = (None, None) if rider is None else rider.start(model, start)
+    (last, ride), later = jax.lax.scan(step, (start, ride), (jnp.arange(1, ys.shape[0]), ys[1:]))
+    increments, (ess, mean, variance, kept), found = jax.tree.map(
+        lambda a, b: jnp.concatenate([a[None], b]), (start.log_mean, report, found), later
     )
-    return FilterRun(jnp.sum(increments), increments, ess, mean, variance, last.x, last.log_weights, kept)
+    run = FilterRun(jnp.sum(increments), increments, ess, mean, variance, last.x, last.log_weights, kept)
+    return run, ride, found
 
 
 def weigh(x: Any, log_weights: jax.Array, ancestors: Any, settings: Settings) -> tuple[WeightedRows, tuple]:
     """Everything that takes the weights themselves, from one exponential of each."""
+    where = settings.where
+    x, log_weights = where.split(x), where.whole(log_weights)
     top = jnp.max(log_weights)
     safe = jnp.where(jnp.isfinite(top), top, 0)
     weights = jnp.exp(log_weights - safe)
@@ -214,15 +256,21 @@ def weigh(x: Any, log_weights: jax.Array, ancestors: Any, settings: Settings) ->
     ess = jnp.where(dead, 0, total * total / jnp.where(dead, 1, squares))
     mean = variance = None
     if settings.moments:
+        weights = where.whole(weights)
         values = jax.tree.map(lambda v: v.astype(weights.dtype), x)
         mean = jax.tree.map(lambda v: jnp.tensordot(weights, v, axes=1) / total, values)
         variance = jax.tree.map(lambda v, m: jnp.tensordot(weights, (v - m[None]) ** 2, axes=1) / total, values, mean)
-    kept = History(x, log_weights, ancestors) if settings.history else None
+    kept = History(x, *where.split((log_weights, where.whole(ancestors)))) if settings.history else None
     return WeightedRows(x, log_weights, log_mean, ess), (ess, mean, variance, kept)
 
 
 def resample_rows(
-    rule: Resampling, rows: Any, log_weights: jax.Array, log_mean: jax.Array, ess: jax.Array
+    rule: Resampling,
+    rows: Any,
+    log_weights: jax.Array,
+    log_mean: jax.Array,
+    ess: jax.Array,
+    where: Placement = ONE_DEVICE,
 ) -> tuple[Any, jax.Array, jax.Array]:
     """Resample the rows if the rule says so: new rows, log weights, and the log evidence collected."""
     num = log_weights.shape[0]
@@ -231,14 +279,15 @@ def resample_rows(
 
     def chosen(rows: Any, log_weights: jax.Array) -> Any:
         (ancestors,) = bind_sample(Site(""), scheme(rule.scheme)(log_weights, num))
-        return jax.tree.map(lambda a: jnp.take(a, ancestors, axis=0, mode="clip"), rows)
+        own = where.split(where.whole(ancestors))  # every device fetches its own children from the gathered rows
+        return jax.tree.map(lambda a: jnp.take(where.whole(a), own, axis=0, mode="clip"), rows)
 
     due = (log_mean > -jnp.inf) & (ess <= rule.threshold * num)
     rows = jax.lax.cond(due, chosen, lambda rows, _: rows, rows, log_weights)
-    return rows, jnp.where(due, 0, log_weights), jnp.where(due, log_mean, 0)
+    return rows, where.whole(jnp.where(due, 0, log_weights)), jnp.where(due, log_mean, 0)
 
 
-def _lookahead(proposal: Proposal, model: Any, t: Any, x: Any, y: jax.Array) -> jax.Array | None:
+def log_lookahead(proposal: Proposal, model: Any, t: Any, x: Any, y: jax.Array) -> jax.Array | None:
     """Look-ahead log weights of all particles (N,), nats; None where the proposal has none."""
     with standard_promotion():
         if jax.eval_shape(lambda x, y: proposal.log_lookahead(model, t, x, y), _first_row(x), y) is None:

@@ -127,6 +127,7 @@ def test_the_smoothing_page_runs():
     assert scope["weights"].shape == (100, 500)
 
 
+@pytest.mark.slow
 def test_the_devices_page_runs():
     scope: dict = {}
     for code in blocks("docs/devices.md"):

@@ -8,18 +8,16 @@ from typing import Any, ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from probinf.arguments import positive_integer
 from probinf.claims import Claim
-from probinf.errors import ArgumentError, ArgumentTypeError, UnknownNameError
+from probinf.errors import ArgumentError, UnknownNameError
 from smc.filtering import History
 from smc.smoothing.backward_weights import backward_indices
 from smc.smoothing.method import Draws, SmoothingMethod, take_particles
 from smc.smoothing.metropolis import metropolis_indices
-from smc.smoothing.pairs import log_peaks
-from smc.smoothing.rejection import rejection_indices
+from smc.smoothing.rejection import checked_bound, log_bound, rejection_indices
 from smc.smoothing.search import InverseCdf
 from smc.state_space_model import StateSpaceModel
 
@@ -76,7 +74,7 @@ class BackwardSampling(SmoothingMethod):
                 raise ArgumentError(f"{name}: belongs to rule={owner!r}, found rule={rule!r}.")
         self.num_paths = None if num_paths is None else positive_integer("num_paths", num_paths)
         self.rule = rule
-        self.bound = bound if bound is None or callable(bound) else _number(bound)
+        self.bound = checked_bound(bound)
         self.max_tries = None if max_tries is None else positive_integer("max_tries", max_tries)
         self.moves = None if moves is None else positive_integer("moves", moves)
 
@@ -95,7 +93,7 @@ class BackwardSampling(SmoothingMethod):
                 uniforms = jax.random.uniform(key, (paths,), dtype)
                 index, sound = backward_indices(model, t, before, log_weights, after, uniforms)
             elif self.rule == "rejection":
-                bound = jnp.asarray(self._bound(model, t, before), dtype)
+                bound = jnp.asarray(log_bound(model, t, before, self.bound), dtype)
                 index, accepted, sound, excess = rejection_indices(
                     model, t, before, log_weights, after, key, bound, self.max_tries or num
                 )
@@ -124,27 +122,3 @@ class BackwardSampling(SmoothingMethod):
             sound,
             jnp.max(excess, initial=-jnp.inf) if self.rule == "rejection" else None,
         )
-
-    def _bound(self, model: StateSpaceModel, t: Any, before: Array) -> Any:
-        if callable(self.bound):
-            return self.bound(model, t)
-        if self.bound is not None:
-            return self.bound
-        if hasattr(model, "log_transition_bound"):
-            return getattr(model, "log_transition_bound")(t)  # noqa: B009
-        peaks = log_peaks(model, t, before)
-        if peaks is None:
-            raise ArgumentError(
-                f"bound: rule='rejection' needs an upper bound on the transition density of {type(model).__name__}, "
-                "and none is known for its law; give its log, a number or a function of (model, t), or write a method "
-                "log_transition_bound(t) in the model; rule='mcmc' needs none."
-            )
-        return jnp.max(peaks)
-
-
-def _number(bound: Any) -> float:
-    if isinstance(bound, bool) or not isinstance(bound, int | float | np.integer | np.floating):
-        raise ArgumentTypeError(f"bound: expected a number or a function of (model, t), found {bound!r}.")
-    if not np.isfinite(bound):
-        raise ArgumentError(f"bound: expected a finite log density in nats, found {bound}.")
-    return float(bound)

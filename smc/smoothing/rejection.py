@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from probinf.errors import ArgumentError, ArgumentTypeError
 from smc.smoothing.backward_weights import backward_indices
-from smc.smoothing.pairs import TransitionDensities
+from smc.smoothing.pairs import TransitionDensities, log_peaks
 from smc.smoothing.search import InverseCdf
 from smc.state_space_model import StateSpaceModel
 
@@ -87,3 +90,41 @@ def rejection_indices(
     index, _, sound = jax.lax.while_loop(lambda s: s[1] < left, finish, (index, zero, jnp.asarray(True)))
     accepted = (paths - left).astype(dtype) / jnp.maximum(total, 1).astype(dtype)
     return index, accepted, sound, excess
+
+
+def log_bound(model: StateSpaceModel, t: Any, before: Array, bound: float | Callable[..., Any] | None) -> Any:
+    """Log of an upper bound on p(x_t | x_{t-1}): the one given, the model's own, or the height of the highest mode.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    if callable(bound):
+        return bound(model, t)
+    if bound is not None:
+        return bound
+    if hasattr(model, "log_transition_bound"):
+        return getattr(model, "log_transition_bound")(t)  # noqa: B009
+    peaks = log_peaks(model, t, before)
+    if peaks is None:
+        raise ArgumentError(
+            f"bound: rejection needs an upper bound on the transition density of {type(model).__name__}, and none is "
+            "known for its law; give its log, a number or a function of (model, t), or write a method "
+            "log_transition_bound(t) in the model; BackwardSampling(rule='mcmc') and smooth_additive(num_draws=None) "
+            "need none."
+        )
+    return jnp.max(peaks)
+
+
+def checked_bound(bound: Any) -> float | Callable[..., Any] | None:
+    """A bound as `log_bound` takes it.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: neither a function nor a finite number nor None.
+    """
+    if bound is None or callable(bound):
+        return bound
+    if isinstance(bound, bool) or not isinstance(bound, int | float | np.integer | np.floating):
+        raise ArgumentTypeError(f"bound: expected a number or a function of (model, t), found {bound!r}.")
+    if not np.isfinite(bound):
+        raise ArgumentError(f"bound: expected a finite log density in nats, found {bound}.")
+    return float(bound)

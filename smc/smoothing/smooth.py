@@ -133,7 +133,7 @@ def smooth(
     # Parameters given as Python floats are data too: new values compile nothing.
     traced = jax.tree.map(lambda v: jnp.asarray(v) if isinstance(v, float | np.floating) else v, model)
     found, sound, excess = _smooth(traced, ys, run.history, run.log_evidence, k_smooth, method)
-    _check(sound, excess, type(model).__name__)
+    check_draws(sound, excess, type(model).__name__)
     return found
 
 
@@ -173,18 +173,19 @@ def _average(weights: Array, values: Array) -> Array:
     return jax.vmap(lambda w, v: jnp.tensordot(w, v.astype(w.dtype), axes=1))(weights, values)
 
 
-def _check(sound: Array, excess: Array | None, name: str) -> None:
+def check_draws(sound: Array, excess: Array | None, name: str, where: str = "smooth") -> None:
+    """Raise `InferenceError` where a state had no predecessor, or a stated bound is not one."""
     if not is_concrete(sound):
         return
     wrong = ~np.asarray(sound)
     if wrong.any():
         t = int(np.flatnonzero(wrong)[-1])
         raise InferenceError(
-            f"smooth: a state of {name} at t = {t + 1} has no predecessor of positive finite weight at t = {t}. Likely "
-            "causes: log_transition does not match transition, or a law of the model gives NaN."
+            f"{where}: a state of {name} at t = {t + 1} has no predecessor of positive finite weight at t = {t}. "
+            "Likely causes: log_transition does not match transition, or a law of the model gives NaN."
         )
     if excess is not None and float(excess) > 1e-3:
         raise InferenceError(
-            f"smooth: bound: a transition density of {name} exceeds the stated bound by {float(excess):.3g} nats, so "
+            f"{where}: bound: a transition density of {name} exceeds the stated bound by {float(excess):.3g} nats, so "
             "that rejection is not exact; give a larger one."
         )

@@ -1,0 +1,109 @@
+"""Filters on several devices, for tests/test_devices.py: a program of its own, because devices are counted at start.
+
+`python -m tests.device_cases four` compares one device with four virtual ones; `... pair PORT RANK` is one of two
+processes with two devices each. Both print one line of JSON. XLA_FLAGS in the environment says how many there are.
+"""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+import probinf as pi
+import smc
+from probinf.errors import ArgumentError
+
+
+class Plane(smc.StateSpaceModel):
+    def initial(self):
+        return dist.Normal(jnp.zeros(2), 1.0).to_event(1)
+
+    def transition(self, t, x):
+        moved = jnp.array([[0.9, 0.3], [-0.2, 0.8]]) @ jnp.sin(x)
+        return dist.Normal(moved, 0.6).to_event(1)
+
+    def observation(self, t, x):
+        return dist.StudentT(4.0, x[0] * x[1], 0.5)
+
+
+def data():
+    rng = np.random.default_rng(8)
+    return jnp.asarray(rng.standard_t(4, 25), jnp.float32)
+
+
+def exact(mesh, **settings):
+    return smc.particle_filter(Plane(), data(), 3, num_particles=512, threshold=0.7, mesh=mesh, **settings)
+
+
+def islands(mesh):
+    return smc.island_filter(Plane(), data(), 3, num_particles=512, num_islands=8, mesh=mesh)
+
+
+def mesh_of(num):
+    return jax.sharding.Mesh(np.array(jax.devices()[:num]), ("particles",))
+
+
+def same(a, b):
+    return bool((np.asarray(a) == np.asarray(b)).all())
+
+
+def gap(a, b):
+    return float(np.max(np.abs(np.asarray(a) - np.asarray(b)) / np.maximum(1.0, np.abs(np.asarray(b)))))
+
+
+def refused(call):
+    try:
+        call()
+    except ArgumentError as error:
+        return str(error)
+    return ""
+
+
+def four():
+    plain, many = (exact(mesh, history=True) for mesh in (None, mesh_of(4)))
+    alone, ring = (islands(mesh) for mesh in (None, mesh_of(4)))
+    resampled = np.asarray(plain.history.ancestors) != np.arange(512)
+    return {
+        "resampled": int(resampled.any(axis=1).sum()),
+        "exact": {
+            "ancestors": same(many.history.ancestors, plain.history.ancestors),
+            "particles": same(many.history.particles, plain.history.particles),
+            "log_weights": same(many.history.log_weights, plain.history.log_weights),
+            "log_increments": same(many.log_increments, plain.log_increments),
+            "ess": same(many.ess, plain.ess),
+            "moments": max(gap(many.mean, plain.mean), gap(many.variance, plain.variance)),
+        },
+        "pieces": [piece.data.shape for piece in many.history.particles.addressable_shards],
+        "islands": {
+            "particles": same(ring.particles, alone.particles),
+            "log_weights": same(ring.log_weights, alone.log_weights),
+            "log_increments": same(ring.log_increments, alone.log_increments),
+            "moments": max(gap(ring.mean, alone.mean), gap(ring.variance, alone.variance)),
+        },
+        "log_evidence": [float(many.log_evidence), float(ring.log_evidence)],
+        "fast key": refused(
+            lambda: smc.particle_filter(Plane(), data(), pi.fast_key(0), num_particles=8, mesh=mesh_of(4))
+        ),
+        "fast key, islands": refused(
+            lambda: smc.island_filter(Plane(), data(), pi.fast_key(0), num_particles=8, num_islands=4, mesh=mesh_of(4))
+        ),
+        "uneven": refused(lambda: smc.particle_filter(Plane(), data(), 0, num_particles=510, mesh=mesh_of(4))),
+        "uneven islands": refused(
+            lambda: smc.island_filter(Plane(), data(), 0, num_particles=60, num_islands=6, mesh=mesh_of(4))
+        ),
+    }
+
+
+def pair(port, rank):
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(rank))
+    mesh = mesh_of(4)
+    found = [float(exact(mesh).log_evidence), float(islands(mesh).log_evidence)]
+    return {"devices": jax.device_count(), "here": jax.local_device_count(), "log_evidence": found}
+
+
+if __name__ == "__main__":
+    print(json.dumps(four() if sys.argv[1] == "four" else pair(*sys.argv[2:])))
