@@ -69,7 +69,8 @@ def work(kind: str, folder: pathlib.Path, out: pathlib.Path) -> None:
         return
     posterior = pi.infer(target, method, seed=1, progress=False, checkpoint=checkpoint)
     evidence = np.asarray(posterior.log_evidence if posterior.log_evidence is not None else 0.0)
-    np.savez(out, log_weights=posterior.weights, log_evidence=evidence, **posterior.draws)
+    arrays = {"log_weights": posterior.weights, "log_evidence": evidence, **posterior.draws}
+    np.savez(out, allow_pickle=False, **arrays)
 
 
 def stream(checkpoint: Any, out: pathlib.Path) -> None:

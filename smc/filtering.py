@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from probinf.errors import ArgumentTypeError, InferenceError
+from probinf.inference.posterior import Posterior
 from probinf.language.distributions import standard_promotion
 from probinf.language.primitives import Site, bind_sample
 from probinf.language.program import Program
@@ -63,6 +64,16 @@ class FilterRun(eqx.Module):
     particles: Any
     log_weights: jax.Array
     history: History | None
+
+    def to_posterior(self, name: str = "x") -> Posterior:
+        """The last population as a `Posterior` with one site: the state given all observations."""
+        return Posterior(
+            {name: np.asarray(self.particles)[None]},
+            log_weights=np.asarray(self.log_weights)[None],
+            log_evidence=float(self.log_evidence),
+            method=f"particle filter, {self.log_weights.shape[0]} particles",
+            claim="consistent",
+        )
 
 
 def particle_filter(

@@ -48,6 +48,12 @@ class FilterRun:
     def __len__(self) -> int:
         return len(self.times)
 
+    def to_arviz(self) -> Any:
+        """An ArviZ `DataTree` with the groups `filtered` and `sample_stats` (see `probinf.streaming.export`)."""
+        from probinf.streaming.export import to_arviz
+
+        return to_arviz(self)
+
     def __repr__(self) -> str:
         head = f"FilterRun({self.method}, {len(self)} events"
         if not len(self) or not is_concrete(self.means):

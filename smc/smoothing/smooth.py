@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from probinf.claims import Claim
 from probinf.errors import ArgumentError, ArgumentTypeError, InferenceError, ModelError
+from probinf.inference.posterior import Posterior
 from probinf.random import as_key
 from probinf.representations.concrete import is_concrete
 from probinf.transformations.resampling import effective_sample_size
@@ -63,6 +64,20 @@ class Smoothed(eqx.Module):
         if not self.joined:
             raise ModelError("paths: this method gives the states of single times; use smc.BackwardSampling.")
         return jnp.moveaxis(self.particles, 1, 0)
+
+    def to_posterior(self, name: str = "x") -> Posterior:
+        """The paths as a `Posterior` with one site, to be summarised, plotted, exported to ArviZ or saved.
+
+        Raises:
+            ModelError: the method gives marginals, which are not paths.
+        """
+        return Posterior(
+            {name: np.asarray(self.paths)[None]},
+            log_weights=np.asarray(self.log_weights[-1])[None],
+            log_evidence=float(self.log_evidence),
+            method=f"particle smoothing, {self.particles.shape[1]} paths",
+            claim=str(self.claim),
+        )
 
     def expectation(self, function: Callable[[Any], Any]) -> Array:
         """Smoothed expectations of a function of one state, (T, *value)."""
