@@ -59,6 +59,10 @@ bench: .venv/.installed ## run the benchmarks; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.mutants --json benchmarks/results/mutants.json
 	$(BIN)/python -m benchmarks.validity --json benchmarks/results/validity.json
 	$(BIN)/python -m benchmarks.trans_dimensional --json benchmarks/results/trans_dimensional.json
+	$(BIN)/python -m benchmarks.calibration --json benchmarks/results/calibration.json
+	$(BIN)/python -m benchmarks.resume --json benchmarks/results/resume.json
+	$(BIN)/python -m benchmarks.sharding --json benchmarks/results/sharding.json
+	$(BIN)/python -m benchmarks.tables
 
 peers: .venv/.installed ## measure filters, samplers and streaming beside other packages, in an environment with them
 	@[ -x .venv-peers/bin/python ] || $(PYTHON) -m venv .venv-peers

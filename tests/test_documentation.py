@@ -11,6 +11,7 @@ import pytest
 
 import probinf as pi
 import smc
+from benchmarks import tables
 from tests.kalman import local_level_log_evidence
 
 ROOT = Path(__file__).parent.parent
@@ -138,3 +139,8 @@ def test_the_devices_page_runs():
 def test_every_page_is_in_the_navigation():
     pages = {p.name for p in (ROOT / "docs").glob("*.md")}
     assert pages == set(re.findall(r": (\S+\.md)", (ROOT / "mkdocs.yml").read_text()))
+
+
+def test_the_page_of_benchmarks_is_what_the_recorded_runs_say():
+    text, _ = tables.page()
+    assert (tables.PAGE).read_text() == text, "run python -m benchmarks.tables"
