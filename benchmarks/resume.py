@@ -160,7 +160,7 @@ def kills(kind: str, num_kills: int, seed: int) -> Iterator[Row]:
 
 def main() -> int:
     """Kill and compare every kind, or be one of the processes."""
-    options = parser(__doc__.splitlines()[0])
+    options = parser(str(__doc__).splitlines()[0])
     options.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     options.add_argument("--kills", type=int, help="kills of each kind; 50 by default, 3 with --quick")
     options.add_argument("--worker", choices=KINDS, help=argparse.SUPPRESS)

@@ -99,6 +99,10 @@ __all__ = [*sorted(_WHERE), "__version__"]
 
 def __getattr__(name: str) -> Any:
     """Public names are imported when they are first used, so that `import probinf` stays quick."""
+    if name == "predictive_coding":  # a name for a whole component: `pi.predictive_coding.Network`
+        return importlib.import_module("probinf.predictive_coding")
+    if name == "plots":  # the one subpackage that is used by its name
+        return importlib.import_module("probinf.plots")
     if name not in _WHERE:
         raise AttributeError(f"module 'probinf' has no attribute {name!r}")
     value = getattr(importlib.import_module(_WHERE[name]), name)
@@ -107,10 +111,11 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "plots"])
 
 
 if TYPE_CHECKING:
+    from probinf import plots
     from probinf.claims import Claim
     from probinf.errors import (
         ArgumentError,

@@ -40,6 +40,7 @@ __all__ = [
     "vmaps_around",
     "while_p",
     "x64_enabled",
+    "without_dead_code",
     "xla_marks",
 ]
 
@@ -107,6 +108,14 @@ def is_mapped_by(vmap: Any, x: Any) -> bool:
 def x64_enabled() -> bool:
     """Whether 64-bit types are enabled here and now (`jax.enable_x64` blocks included)."""
     return jax.config.read("jax_enable_x64")
+
+
+def without_dead_code(closed: ClosedJaxpr) -> tuple[ClosedJaxpr, tuple[bool, ...]]:
+    """A jaxpr without what no result needs, loops and calls included, and which of its operands are still there."""
+    from jax.interpreters import partial_eval
+
+    jaxpr, used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    return ClosedJaxpr(jaxpr, closed.consts), tuple(used)
 
 
 def xla_marks(**marks: str) -> AbstractContextManager[Any]:

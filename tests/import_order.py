@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("probinf.validity",),
     ("probinf.inference",),
     ("probinf.streaming",),
+    ("probinf.predictive_coding",),
     ("probinf",),
     ("probinf.cli", "probinf.commands"),
     ("smc",),

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probinf.kernels.adaptation import Metric
-from probinf.kernels.native import as_native, may_be_native
+from probinf.kernels.native import as_native, may_be_native, pruned
 from probinf.kernels.nuts import ChainState, Draws, Geometry, LogDensity, advance_chain, renew_scale, start_chain
 
 #: "native": one native function for each chain, chains in parallel threads (CPU). "vectorized": all chains in lockstep,
@@ -89,6 +89,7 @@ class ChainPrograms:
         self.generator = generator
         self.num_chains, self.metric, self.capacity, self.method = num_chains, metric, capacity, method
         self.is_native = False
+        logdensity = pruned(logdensity)
         self._logdensity, self._dim = logdensity, dim
         self._start_one = functools.partial(start_chain, logdensity, metric)
         self._renew_one = functools.partial(renew_scale, logdensity, metric)

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from probinf import _jax
 from probinf._jax import xla_marks
 
 #: What the native emitter cannot compile (library calls, scatters of several rows, callbacks), found by trial in JAX
@@ -26,13 +27,45 @@ _UNSUPPORTED = frozenset({
 
 
 def as_native(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, marked to be emitted as one native function when it is called inside `jax.jit` on CPU."""
+    """`function`, marked to be emitted as one native function when it is called inside `jax.jit` on CPU.
+
+    The emitter ends the process, which cannot be caught, when an operand of the native function is a constant: an array
+    that the function has captured, or a parameter that only dead code looks at and that XLA therefore replaces. What
+    has captured an array is refused here; what a loop's body calls goes through `pruned` first.
+
+    Raises:
+        NotImplementedError: when called, if the function has captured an array.
+    """
 
     def call(*args: Any) -> Any:
+        living, leaves, structure = _traced(function, args)
+        if living.consts:
+            raise NotImplementedError("a native function cannot hold arrays of its own")
         with xla_marks(inlineable="false", xla_cpu_small_call="true"):
-            return jax.jit(function)(*args)
+            outs = jax.jit(_jax.jaxpr_as_fun(living))(*leaves)
+        return jax.tree.unflatten(structure, outs)
 
     return call
+
+
+def pruned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` without the code that its result does not need; operands that only such code used are not touched."""
+
+    def call(*args: Any) -> Any:
+        living, leaves, structure = _traced(function, args)
+        return jax.tree.unflatten(structure, _jax.jaxpr_as_fun(living)(*leaves))
+
+    return call
+
+
+def _traced(function: Callable[..., Any], args: tuple) -> tuple[Any, list[Any], Any]:
+    """The jaxpr of a call without dead code, the operands it still has, and the structure of the result."""
+    leaves, structure = jax.tree.flatten(args)
+    closed, shapes = jax.make_jaxpr(lambda *inner: function(*jax.tree.unflatten(structure, inner)), return_shape=True)(
+        *leaves
+    )
+    living, used = _jax.without_dead_code(closed)
+    return living, [leaf for leaf, u in zip(leaves, used, strict=True) if u], jax.tree.structure(shapes)
 
 
 def primitives_of(jaxpr: Any) -> set[str]:

@@ -258,7 +258,7 @@ def from_numpyro(model: Callable, *args: Any, **kwargs: Any) -> Any:
     return Program(_name(model), model, Arguments.split(args, kwargs))
 
 
-def as_program(x: Any, *args: Any, **kwargs: Any) -> Any:
+def as_program(x: Any, /, *args: Any, **kwargs: Any) -> Any:
     """A program from a program, a model with its arguments, or a NumPyro model with its arguments.
 
     Raises:

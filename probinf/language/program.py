@@ -15,6 +15,7 @@ from probinf._jax import Tracer
 from probinf.errors import ArgumentTypeError, DataError, ModelError, ProbinfError, UnknownNameError
 from probinf.language.checks import as_data, check_values, empty, shape_remedy
 from probinf.language.door import check_operands
+from probinf.language.graph import Graph, graph_of
 from probinf.language.handlers import Forward, Score
 from probinf.language.mistakes import shortened
 from probinf.language.sites import SiteInfo
@@ -152,6 +153,10 @@ class Program:
         other = dataclasses.replace(self)
         other.__dict__["_staged"] = (self.staged, operands)
         return other
+
+    def graph(self) -> Graph:
+        """Which sites depend on which; `pi.plots.plot_program(program)` draws it."""
+        return graph_of(self.name, self.staged.closed.jaxpr)
 
     def unconstrained(self, *, non_centred: Iterable[str] = ()) -> Any:
         """The log density of the latent sites on unconstrained space, for gradient methods.

@@ -1,0 +1,168 @@
+"""Time of the likelihood of an HGF and of its gradient, one series and a thousand parameter sets, beside pyhgf.
+
+    XLA_FLAGS= python -m benchmarks.predictive_coding --json benchmarks/results/predictive_coding.json
+
+pyhgf needs Python 3.12 and an older JAX, so it runs in an environment of its own, `.venv-pyhgf` (or the one that
+PROBINF_PYHGF names), which this script builds where it is missing; where that fails the rows say so. Both sides run
+turn by turn with the same network, rule, series and precision (float32, JAX's default).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks import record
+from benchmarks.record import Row, rows_of
+
+PEER_ENVIRONMENT = pathlib.Path(os.environ.get("PROBINF_PYHGF", ".venv-pyhgf"))
+PEER_SCRIPT = pathlib.Path(__file__).with_name("predictive_coding_peer.py")
+OMEGA = "x2.tonic_volatility"
+
+
+def median_time(call: Callable[[], Any], repeats: int) -> float:
+    """Median seconds of a call whose result is waited for; the first two, which compile, are left out."""
+    import jax
+
+    for _ in range(2):
+        jax.block_until_ready(call())
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken))
+
+
+def series(length: int, seed: int) -> np.ndarray:
+    """Outcomes whose probability reverses every 80 trials."""
+    rng = np.random.default_rng(seed)
+    return (rng.random(length) < np.where(np.arange(length) // 80 % 2, 0.8, 0.2)).astype(float)
+
+
+def ours(rule: Any, lengths: tuple[int, int], sets: int, repeats: int, seed: int) -> dict[str, float]:
+    """Seconds of the four calls."""
+    from probinf import predictive_coding as hgf
+
+    network = hgf.Network(mode="relaxed", update=rule).binary_input("u")
+    network = network.continuous_state("x2").continuous_state("x3").value("x2", "u").volatility("x3", "x2")
+    long, short = (network.prepare(series(n, seed)) for n in lengths)
+    batch = network.replace({OMEGA: np.linspace(-5.0, -2.0, sets)})
+    return {
+        "one series": median_time(lambda: network.log_likelihood(long), repeats),
+        "one series, gradient": median_time(lambda: network.value_and_gradient([OMEGA], long), repeats),
+        "batch": median_time(lambda: batch.log_likelihood(short), repeats),
+        "batch, gradient": median_time(lambda: batch.value_and_gradient([OMEGA], short), repeats),
+    }
+
+
+def empty_scan(length: int, repeats: int, seed: int) -> float:
+    """Seconds of a scan that adds up the series: the least that any filter takes."""
+    import jax
+    import jax.numpy as jnp
+
+    scan = jax.jit(lambda u: jax.lax.scan(lambda total, x: (total + x, None), jnp.zeros(()), u)[0])
+    u = jnp.asarray(series(length, seed), jnp.float32)
+    return median_time(lambda: scan(u), repeats)
+
+
+def peer_python() -> tuple[str | None, str]:
+    """The peer's interpreter, built if need be, or None and the reason."""
+    python = PEER_ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        base = shutil.which("python3.12")
+        found = sorted(pathlib.Path.home().glob(".pyenv/versions/3.12*/bin/python3.12"))
+        candidates = [str(found[-1])] if found else [base] if base else []
+        if not candidates:
+            return None, "pyhgf not measured: no Python 3.12"
+        try:
+            subprocess.run([candidates[0], "-m", "venv", str(PEER_ENVIRONMENT)], check=True, capture_output=True)
+            subprocess.run(
+                [str(python), "-m", "pip", "install", "-qq", "pyhgf==0.3.2"], check=True, capture_output=True
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            shutil.rmtree(PEER_ENVIRONMENT, ignore_errors=True)
+            return None, f"pyhgf not measured: its environment could not be built ({error})"
+    return str(python), ""
+
+
+def theirs(python: str, lengths: tuple[int, int], sets: int, repeats: int, seed: int) -> dict[str, float]:
+    """The same four calls by pyhgf, in its own environment; raises with its message where it fails."""
+    arguments = [*map(str, lengths), str(sets), str(repeats), str(seed)]
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
+    done = subprocess.run([python, str(PEER_SCRIPT), *arguments], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"pyhgf failed: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+TARGETS = {"one series": 1.0, "one series, gradient": 1.0, "batch": 0.25, "batch, gradient": 0.1}
+
+
+def rows(quick: bool, seed: int) -> Iterator[Row]:
+    """Ratios of times by rule: the peer's default rule, and our default."""
+    from probinf import predictive_coding as hgf
+
+    lengths, sets, repeats = ((500, 50), 20, 3) if quick else ((10_000, 320), 1000, 15)
+    python, missing = peer_python()
+    floor = 1e6 * empty_scan(lengths[0], repeats, seed) / lengths[0]
+    rules = {"same rule (unbounded)": hgf.Unbounded(), "our default rule (enhanced)": hgf.Enhanced()}
+    mine: dict[str, list[dict[str, float]]] = {name: [] for name in rules}
+    peer: list[dict[str, float]] = []
+    for _ in range(1 if quick else 2):  # turn by turn: a busy machine slows both
+        for name, rule in rules.items():
+            mine[name].append(ours(rule, lengths, sets, repeats, seed))
+        if python is not None:
+            peer.append(theirs(python, lengths, sets, repeats, seed))
+    for name, case in itertools.product(rules, TARGETS):
+        single = case.startswith("one")
+        length = lengths[0] if single else lengths[1]
+        size = f"T = {length}" + ("" if single else f", {sets} parameter sets")
+        scale, unit = (1e6 / length, "us a step") if single else (1e3, "ms")
+        said = f"ours {scale * np.median([m[case] for m in mine[name]]):.3g} {unit}; empty scan {floor:.3g} us a step"
+        target = TARGETS[case] if name.startswith("same") or not single else 0.25
+        claim = f"{case}, {size}, {name}: time over pyhgf's"
+        if not peer:
+            yield Row(claim, None, "ratio", target, peer=f"{said}; {missing}")
+            continue
+        ratios = [m[case] / t[case] for m, t in zip(mine[name], peer, strict=True)]
+        said += f"; pyhgf 0.3.2 {scale * np.median([t[case] for t in peer]):.3g} {unit}"
+        yield Row(claim, float(np.median(ratios)), "ratio", target, peer=said, n=len(ratios))
+
+
+def inference(quick: bool, seed: int) -> Iterator[Row]:
+    """Two-level parameter inference by NUTS, with and without compilation."""
+    import numpyro.distributions as dist
+
+    import probinf as pi
+    from probinf import predictive_coding as hgf
+
+    u, draws = series(320, seed), 50 if quick else 1000
+    priors = {OMEGA: dist.Normal(-3.0, 2.0)}
+    program = hgf.subject_program(hgf.binary_hgf(2), None, priors, u)
+    method = pi.NUTS(num_warmup=draws, num_draws=draws, init=hgf.starting_values(priors))
+    for words, target in (("cold", 5.0), ("warm", 1.5)):
+        began = time.perf_counter()
+        pi.infer(program, method, seed=seed, progress=False)
+        yield Row(f"two-level inference, 4 x {2 * draws} steps, {words}", time.perf_counter() - began, "s", target)
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    args = record.parser(__doc__.splitlines()[0]).parse_args(argv)
+    found = rows_of("likelihood and gradient", "ratio", 1.0, lambda: rows(args.quick, args.seed))
+    found += rows_of("inference", "s", 5.0, lambda: inference(args.quick, args.seed))
+    return record.write(args.json, "predictive_coding", args.quick, found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""What subcommands have in common: model files, tables and settings in, posteriors out."""
