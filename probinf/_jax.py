@@ -39,8 +39,8 @@ __all__ = [
     "statements_behind",
     "vmaps_around",
     "while_p",
-    "x64_enabled",
     "without_dead_code",
+    "x64_enabled",
     "xla_marks",
 ]
 

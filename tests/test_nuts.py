@@ -21,7 +21,6 @@ from probinf.inference import nuts_run, sampling_loop
 from probinf.inference.nuts import NUTS
 from probinf.inference.posterior import Posterior
 from probinf.kernels.chains import ChainPrograms, compilations
-from probinf.kernels.native import as_native
 from tests.stub_target import StubTarget
 
 
@@ -698,23 +697,3 @@ def test_one_step_spends_no_key_twice():
             jax.random.key(0),
         )
     assert np.isfinite(draws.x).all()
-
-
-@pi.model
-def with_prior(prior, y):
-    mu = pi.sample("mu", prior)
-    pi.observe("y", dist.Normal(mu, 1.0), y)
-
-
-def test_parameters_that_only_dead_code_looks_at_do_not_end_the_process():
-    """A distribution as an argument brings numbers that its density does not use; the native emitter aborted on them."""
-    posterior = NUTS(num_warmup=50, num_draws=200, num_chains=2).run(with_prior(dist.HalfNormal(1.0), 1.0), 0)
-    x = np.linspace(0.0, 8.0, 4001)
-    weight = np.exp(-0.5 * x**2 - 0.5 * (1.0 - x) ** 2)
-    assert abs(posterior.mean("mu") - np.sum(x * weight) / np.sum(weight)) < 6 * 0.45 / np.sqrt(100)
-
-
-def test_a_native_function_that_captured_an_array_is_refused_while_it_can_be():
-    captured = jnp.arange(3.0)
-    with pytest.raises(NotImplementedError, match="arrays of its own"):
-        jax.jit(as_native(lambda x: x + captured))(jnp.ones(3))
