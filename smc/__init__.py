@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 _WHERE = {
     "BackwardSampling": "smc.smoothing.backward_sampling",
     "FixedLag": "smc.smoothing.fixed_lag",
+    "Lagged": "smc.smoothing.fixed_lag",
+    "smooth_fixed_lag": "smc.smoothing.fixed_lag",
+    "AdditiveSmoothing": "smc.smoothing.paris",
+    "smooth_additive": "smc.smoothing.paris",
+    "island_filter": "smc.islands",
     "Genealogy": "smc.smoothing.genealogy",
     "MarginalSmoothing": "smc.smoothing.marginal",
     "Smoothed": "smc.smoothing.smooth",
@@ -40,6 +45,7 @@ _WHERE = {
     "Resampling": "probinf.transformations.population",
     "SCHEMES": "probinf.transformations.resampling",
     "SMC": "smc.method",
+    "PMMH": "smc.pmmh_method",
     "SMC2": "smc.smc2",
     "TemperedSMC": "smc.tempered",
     "UKF": "smc.unscented",
@@ -63,6 +69,36 @@ _WHERE = {
     "transport": "smc.optimal_transport",
     "without_its_value": "smc.differentiable",
     "waste_free": "smc.waste_free_sampler",
+    "BlackBox": "smc.steering.box",
+    "Budget": "smc.steering.core",
+    "EntropicAnnealing": "smc.steering.annealing",
+    "FloorAnnealing": "smc.steering.annealing",
+    "Potential": "smc.steering.potential",
+    "Resampler": "smc.steering.resampler",
+    "SteeringRun": "smc.steering.run",
+    "bootstrap_resampler": "smc.steering.resampler",
+    "entropic_particle_filter": "smc.steering.resampler",
+    "Sweeps": "smc.steering.sweeps",
+    "each": "smc.steering.calls",
+    "gibbs_sweeps": "smc.steering.sweeps",
+    "seeds_of": "smc.steering.box",
+    "steer": "smc.steering.steer",
+    "Beam": "smc.steering.search_rules",
+    "DiverseTree": "smc.steering.search_rules",
+    "Halving": "smc.steering.search_rules",
+    "greedy": "smc.steering.baselines",
+    "best_of_n": "smc.steering.baselines",
+    "beam_search": "smc.steering.baselines",
+    "diverse_tree_search": "smc.steering.baselines",
+    "best_first_search": "smc.steering.best_first",
+    "refine": "smc.steering.refinement",
+    "adaptive_best_of_n": "smc.steering.adaptive",
+    "allocate": "smc.steering.allocation",
+    "expected_coverage": "smc.steering.allocation",
+    "fit_scaling": "smc.steering.scaling",
+    "steer_without_replacement": "smc.steering.without_replacement",
+    "check_potential": "smc.steering.check_potential",
+    "tempered_sweeps": "smc.steering.sweeps",
 }
 
 __all__ = [*sorted(_WHERE)]
@@ -95,23 +131,44 @@ if TYPE_CHECKING:
     from smc.filtering import FilterRun, filter_program, particle_filter
     from smc.gaussian_sum import GaussianSum
     from smc.interacting import InteractingMultipleModels
+    from smc.islands import island_filter
     from smc.liu_west import LiuWestRun, learn_online
     from smc.method import SMC
     from smc.optimal_transport import transport
     from smc.particles import ParticleFilter
     from smc.pipeline import Algorithm, at_each_observation, finish, move, resample, spawn
+    from smc.pmmh_method import PMMH
     from smc.proposals import Bootstrap, Guided, Linearised, Proposal
     from smc.rao_blackwell import RaoBlackwellRun, rao_blackwell_filter, rao_blackwell_program
     from smc.regularised import RegularisedParticleFilter
     from smc.smc2 import SMC2
     from smc.smoothing.backward_sampling import BackwardSampling
-    from smc.smoothing.fixed_lag import FixedLag
+    from smc.smoothing.fixed_lag import FixedLag, Lagged, smooth_fixed_lag
     from smc.smoothing.genealogy import Genealogy
     from smc.smoothing.marginal import MarginalSmoothing
     from smc.smoothing.method import SmoothingMethod
+    from smc.smoothing.paris import AdditiveSmoothing, smooth_additive
     from smc.smoothing.smooth import Smoothed, smooth
     from smc.smoothing.two_filter import TwoFilter
     from smc.state_space_model import StateSpaceModel
+    from smc.steering.adaptive import adaptive_best_of_n
+    from smc.steering.allocation import allocate, expected_coverage
+    from smc.steering.annealing import EntropicAnnealing, FloorAnnealing
+    from smc.steering.baselines import beam_search, best_of_n, diverse_tree_search, greedy
+    from smc.steering.best_first import best_first_search
+    from smc.steering.box import BlackBox, seeds_of
+    from smc.steering.calls import each
+    from smc.steering.check_potential import check_potential
+    from smc.steering.core import Budget
+    from smc.steering.potential import Potential
+    from smc.steering.refinement import refine
+    from smc.steering.resampler import Resampler, bootstrap_resampler, entropic_particle_filter
+    from smc.steering.run import SteeringRun
+    from smc.steering.scaling import fit_scaling
+    from smc.steering.search_rules import Beam, DiverseTree, Halving
+    from smc.steering.steer import steer
+    from smc.steering.sweeps import Sweeps, gibbs_sweeps, tempered_sweeps
+    from smc.steering.without_replacement import steer_without_replacement
     from smc.tempered import TemperedSMC
     from smc.unscented import UKF
     from smc.waste_free_sampler import waste_free

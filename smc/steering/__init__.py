@@ -1,0 +1,1 @@
+"""Particle inference for black boxes: an opaque generator proposes, an opaque judge scores."""
