@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 import scipy.special
-import scipy.stats
 from jaxtyping import Float
 
 _BLOCK = 64  # scalars at a time: the working set stays in cache
@@ -109,7 +108,9 @@ def _scores_in_order(flat: np.ndarray, order: np.ndarray, ordered: np.ndarray) -
     np.put_along_axis(scores, order, np.broadcast_to(table, flat.shape), axis=1)
     tied = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
     if tied.size:
-        ranks = scipy.stats.rankdata(flat[tied], axis=1)
+        from scipy.stats import rankdata  # takes a second to import, and ties are rare
+
+        ranks = rankdata(flat[tied], axis=1)
         scores[tied] = scipy.special.ndtri((ranks - 0.375) / (count + 0.25))
     return scores
 
