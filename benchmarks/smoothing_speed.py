@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import smc
 from benchmarks.filter_peers import LinearGaussian
 from benchmarks.record import Row, quartiles
 from smc.filtering import FilterRun, particle_filter
@@ -169,4 +170,34 @@ def rows(quick: bool, seed: int) -> Iterable[Row]:
                     spread=quartiles(other / mine),
                 )
             )
+    made.append(parallel_in_time(quick))
     return made
+
+
+def parallel_in_time(quick: bool) -> Row:
+    """The Kalman smoother in parallel rounds beside itself step by step, on this machine."""
+    length, dim = (1_000 if quick else 10_000), 4
+    parts = (
+        smc.Gaussian(jnp.zeros(dim), jnp.eye(dim)),
+        smc.LinearGaussian(0.9 * jnp.eye(dim), 0.1 * jnp.eye(dim)),
+        smc.LinearGaussian(jnp.eye(2, dim), jnp.eye(2)),
+    )
+    ys = np.random.default_rng(0).normal(size=(length, 2)).astype(np.float32)
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for k in range(6):
+        for parallel, taken in times.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(smc.kalman_smoother(*parts, ys, parallel=parallel))
+            if k:  # the first turn compiles
+                taken.append(time.perf_counter() - begin)
+    ratio = np.array(times[True]) / np.array(times[False])
+    return Row(
+        f"Kalman smoother, T = {length}, d = {dim}: wall time in parallel rounds over step by step",
+        float(np.median(ratio)),
+        "ratio",
+        None,
+        peer=f"{np.median(times[True]):.3g} and {np.median(times[False]):.3g} s; the default here is "
+        f"{'step by step' if jax.default_backend() == 'cpu' else 'in parallel rounds'}",
+        n=len(ratio),
+        spread=quartiles(ratio),
+    )

@@ -28,6 +28,8 @@ _WHERE = {
     "Guided": "smc.proposals",
     "InteractingMultipleModels": "smc.interacting",
     "LinearGaussian": "smc.conditionally_linear",
+    "SmoothedPath": "smc.parallel_in_time",
+    "kalman_smoother": "smc.parallel_in_time",
     "Linearised": "smc.proposals",
     "LiuWestRun": "smc.liu_west",
     "Proposal": "smc.proposals",
@@ -135,6 +137,7 @@ if TYPE_CHECKING:
     from smc.liu_west import LiuWestRun, learn_online
     from smc.method import SMC
     from smc.optimal_transport import transport
+    from smc.parallel_in_time import SmoothedPath, kalman_smoother
     from smc.particles import ParticleFilter
     from smc.pipeline import Algorithm, at_each_observation, finish, move, resample, spawn
     from smc.pmmh_method import PMMH
