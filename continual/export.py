@@ -1,0 +1,71 @@
+"""Runs as tables and files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from continual.metrics import Summary, over_seeds, summarise
+from continual.running import Result
+
+_SHOWN = ("average_accuracy", "forgetting", "nll", "calibration_error", "seconds")
+
+
+def as_table(runs: Mapping[str, Sequence[Result]], metrics: Sequence[str] = _SHOWN) -> str:
+    """A Markdown table, a row for each learner: mean ± standard deviation over its runs.
+
+    Args:
+        runs: name of a learner to its runs, one for each seed.
+        metrics: names of fields of `Summary`.
+    """
+    lines = ["| learner | " + " | ".join(metrics) + " |", "| --- " * (len(metrics) + 1) + "|"]
+    for name, results in runs.items():
+        found = over_seeds([summarise(result) for result in results])
+        lines.append(f"| {name} | " + " | ".join(_shown(*found[metric][:2]) for metric in metrics) + " |")
+    return "\n".join(lines)
+
+
+def write_csv(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Result]]) -> None:
+    """One line for each run: learner, number of the run, and the fields of `Summary`."""
+    names = [field.name for field in dataclasses.fields(Summary)]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["learner", "run", *names])
+        for learner, results in runs.items():
+            for i, result in enumerate(results):
+                summary = dataclasses.asdict(summarise(result))
+                writer.writerow([learner, i, *(summary[name] for name in names)])
+
+
+def write_json(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Result]]) -> None:
+    """Summaries and all matrices of each run; NaN is written as null."""
+    content = {
+        learner: [
+            {"summary": dataclasses.asdict(summarise(result)), "tasks": list(result.tasks)}
+            | {
+                field.name: getattr(result, field.name).tolist()
+                for field in dataclasses.fields(Result)
+                if field.name not in ("belief", "tasks")
+            }
+            for result in results
+        ]
+        for learner, results in runs.items()
+    }
+    Path(path).write_text(json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _shown(mean: float, spread: float) -> str:
+    return f"{mean:.4g}" if math.isnan(spread) else f"{mean:.4g} ± {spread:.2g}"
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
