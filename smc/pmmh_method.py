@@ -6,14 +6,12 @@ import dataclasses
 import os
 from typing import Any
 
-from probinf.inference.fingerprint import fingerprint
 from probinf.inference.method import AbstractMethod, check_count
-from probinf.inference.outcomes import completed, stopped
+from probinf.inference.outcomes import answer
 from probinf.inference.posterior import Posterior
 from probinf.language.program import Program
 from probinf.random import as_key
-from probinf.runs import Checkpoint, drive
-from probinf.runs.checkpoint import as_checkpoint
+from probinf.runs import Checkpoint
 from probinf.transformations.algorithms import check_particles
 from probinf.transformations.resampling import scheme
 from smc.pmmh_engine import BATCH
@@ -90,12 +88,13 @@ class PMMH(AbstractMethod):
         """
         key = as_key(key, argument="key")
         loop = PMMHLoop(self, program, with_parameters(program, "PMMH"), key)
-        outcome = drive(
+        return answer(
             loop,
+            self,
+            program,
+            key,
             progress=progress,
-            checkpoint=as_checkpoint(checkpoint),
-            fingerprint=lambda: fingerprint(program, self, key, free=("num_draws",)),
+            checkpoint=checkpoint,
+            free=("num_draws",),
+            so_far=lambda: f"after {loop.done} of {loop.total} steps",
         )
-        if outcome.is_finished:
-            return completed(loop.posterior(), outcome)
-        raise stopped(f"PMMH was interrupted after {loop.done} of {loop.total} steps", outcome, loop.result())

@@ -6,14 +6,12 @@ import dataclasses
 import os
 from typing import Any
 
-from probinf.inference.fingerprint import fingerprint
 from probinf.inference.method import AbstractMethod, check_count
-from probinf.inference.outcomes import completed, stopped
+from probinf.inference.outcomes import answer
 from probinf.inference.posterior import Posterior
 from probinf.language.program import Program
 from probinf.random import as_key
-from probinf.runs import Checkpoint, drive
-from probinf.runs.checkpoint import as_checkpoint
+from probinf.runs import Checkpoint
 from probinf.transformations.algorithms import check_particles
 from probinf.transformations.resampling import scheme
 from smc.smc2_run import SMC2Loop
@@ -83,18 +81,16 @@ class SMC2(AbstractMethod):
         key = as_key(key, argument="key")
         inner = with_parameters(program, "SMC2")
         loop = SMC2Loop(self, program, inner, key)
-        outcome = drive(
+        return answer(
             loop,
+            self,
+            program,
+            key,
             progress=progress,
-            checkpoint=as_checkpoint(checkpoint),
-            fingerprint=lambda: fingerprint(program, self, key, free=("num_runs",)),
-        )
-        found = loop.result()
-        if outcome.is_finished and found is not None:
-            return completed(found, outcome)
-        run = min(len(loop.rows) + 1, self.num_runs)
-        raise stopped(
-            f"SMC2 was interrupted after {loop.t} of {inner.length} observations of run {run} of {self.num_runs}",
-            outcome,
-            found,
+            checkpoint=checkpoint,
+            free=("num_runs",),
+            so_far=lambda: (
+                f"after {loop.t} of {inner.length} observations of run {min(len(loop.rows) + 1, self.num_runs)} of "
+                f"{self.num_runs}"
+            ),
         )

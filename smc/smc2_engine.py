@@ -130,6 +130,7 @@ class Engine:
 
     def _finish(self, operands: Any, theta: dict, key: jax.Array) -> dict:
         """Parameters, and for each of them one path of states from a fresh filter with history."""
+
         def one(args: Any) -> dict:
             th, key = args
             values = self._density(operands, th)[1]

@@ -7,14 +7,12 @@ import os
 from typing import Any
 
 from probinf.errors import ArgumentError
-from probinf.inference.fingerprint import fingerprint
 from probinf.inference.method import AbstractMethod, check_count, check_fraction, check_option
-from probinf.inference.outcomes import completed, stopped
+from probinf.inference.outcomes import answer
 from probinf.inference.posterior import Posterior
 from probinf.language.program import Program
 from probinf.random import as_key
-from probinf.runs import Checkpoint, drive
-from probinf.runs.checkpoint import as_checkpoint
+from probinf.runs import Checkpoint
 from probinf.transformations.resampling import scheme
 from smc.tempered_checks import check_continuous
 from smc.tempered_moves import KINDS
@@ -122,16 +120,12 @@ class TemperedSMC(AbstractMethod):
         target = program.unconstrained()
         check_continuous(target)
         loop = TemperedLoop(self, target, key)
-        outcome = drive(
+        return answer(
             loop,
+            self,
+            program,
+            key,
             progress=progress,
-            checkpoint=as_checkpoint(checkpoint),
-            fingerprint=lambda: fingerprint(program, self, key),
-        )
-        if outcome.is_finished:
-            return completed(loop.posterior(), outcome)
-        raise stopped(
-            f"TemperedSMC was interrupted at inverse temperature {loop.lowest:.3g} after {loop.num_steps} step(s)",
-            outcome,
-            loop.posterior(),
+            checkpoint=checkpoint,
+            so_far=lambda: f"at inverse temperature {loop.lowest:.3g} after {loop.num_steps} step(s)",
         )

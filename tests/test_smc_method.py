@@ -267,7 +267,7 @@ def test_a_second_call_with_new_data_compiles_nothing(program):
 def test_smc2_is_chosen_and_gets_its_sizes(num_particles, size, monkeypatch):
     seen = []
 
-    def run(self, program, key, *, progress=False):
+    def run(self, program, key, *, progress=False, checkpoint=None):
         seen.append(self)
         return pi.Posterior({"q": np.zeros((1, 4))}, method="SMC²")
 

@@ -13,15 +13,15 @@ import numpy as np
 from probinf.errors import ArgumentTypeError, InferenceError
 from probinf.inference.chees import ChEES
 from probinf.inference.diagnostics import diagnose
-from probinf.inference.fingerprint import fingerprint
 from probinf.inference.gradient_target import gradient_target
 from probinf.inference.method import AbstractMethod
 from probinf.inference.nuts import NUTS
+from probinf.inference.outcomes import driven
 from probinf.inference.posterior import Posterior
 from probinf.kernels.chees import EnsembleDraws
 from probinf.kernels.flat import FlatLayout
 from probinf.random import as_key
-from probinf.runs import Checkpoint, drive
+from probinf.runs import Checkpoint
 from probinf.runs.checkpoint import as_checkpoint
 
 #: Draws of 64 chains times 500 steps fill 128 MB at this dimension; longer vectors are states of time series and the
@@ -84,12 +84,9 @@ class Auto(AbstractMethod):
             reason = f"{dim} dimensions are more than {_MOST_DIMENSIONS}"
         else:
             loop = self.chees.loop(program, key, objection)
-            outcome = drive(
-                loop,
-                progress=progress,
-                checkpoint=None if folder is None else folder.within("chees"),
-                fingerprint=lambda: fingerprint(program, self.chees, key, free=("num_draws",)),
-            )
+            inner = None if folder is None else folder.within("chees")
+            settings = {"progress": progress, "checkpoint": inner}
+            outcome = driven(loop, self.chees, program, key, **settings, free=("num_draws",))
             if loop.objection is None:
                 posterior = self.chees.finish(loop, outcome)
                 return _explained(posterior, f"{dim} dimensions, and its warm-up found no obstacle")

@@ -12,14 +12,12 @@ import jax
 import numpy as np
 
 from probinf.errors import ArgumentError, InferenceError
-from probinf.inference.fingerprint import fingerprint
 from probinf.inference.method import AbstractMethod, check_count
-from probinf.inference.outcomes import completed
+from probinf.inference.outcomes import completed, driven
 from probinf.inference.posterior import Posterior
 from probinf.inference.sampling_loop import SamplingLoop
 from probinf.random import as_key
 from probinf.runs import Checkpoint, drive
-from probinf.runs.checkpoint import as_checkpoint
 from probinf.runs.loop import Outcome
 
 
@@ -80,13 +78,8 @@ class AbstractGradientMethod(AbstractMethod):
         """
         key = as_key(key, argument="key")
         loop = self.loop(program, key)
-        outcome = drive(
-            loop,
-            progress=progress,
-            checkpoint=as_checkpoint(checkpoint),
-            fingerprint=lambda: fingerprint(program, self, key, free=("num_draws",)),
-        )
-        return self.finish(loop, outcome)
+        settings = {"progress": progress, "checkpoint": checkpoint}
+        return self.finish(loop, driven(loop, self, program, key, **settings, free=("num_draws",)))
 
     def finish(self, loop: SamplingLoop, outcome: Outcome) -> Posterior:
         """The posterior of a loop that has ended, or was stopped."""

@@ -12,17 +12,15 @@ import numpy as np
 
 from probinf.claims import Claim
 from probinf.errors import ArgumentError, ArgumentTypeError
-from probinf.inference.fingerprint import fingerprint
 from probinf.inference.method import AbstractMethod, check_count
-from probinf.inference.outcomes import completed, stopped
+from probinf.inference.outcomes import answer
 from probinf.inference.posterior import Posterior
 from probinf.kernels.chains import cached, counted
 from probinf.kernels.kernel import Kernel
 from probinf.kernels.running import find_starts, require_starts, run_chains
 from probinf.language.program import Program
 from probinf.random import as_key
-from probinf.runs import Checkpoint, Loop, drive
-from probinf.runs.checkpoint import as_checkpoint
+from probinf.runs import Checkpoint, Loop
 from probinf.runs.loop import Arrays
 from probinf.runs.trees import packed, unpacked
 from probinf.transformations.traces import Trace, Traced
@@ -112,15 +110,8 @@ class MCMC(AbstractMethod):
         """
         key = as_key(key, argument="key")
         loop = MCMCLoop(self, program, key)
-        outcome = drive(
-            loop,
-            progress=progress,
-            checkpoint=as_checkpoint(checkpoint),
-            fingerprint=lambda: fingerprint(program, self, key),
-        )
-        if outcome.is_finished:
-            return completed(loop.posterior(), outcome)
-        raise stopped(f"MCMC was interrupted after {loop.done} of {loop.total} steps", outcome, loop.result())
+        settings = {"progress": progress, "checkpoint": checkpoint}
+        return answer(loop, self, program, key, **settings, so_far=lambda: f"after {loop.done} of {loop.total} steps")
 
 
 class MCMCLoop(Loop):
