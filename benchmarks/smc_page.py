@@ -36,6 +36,8 @@ _LABELS = {
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
+    if not rows:
+        return "No recorded run yet."
     lines = ["| what | found | target | |", "| --- | --- | --- | --- |"]
     for row in rows:
         value = "not measured" if row["value"] is None else f"{row['value']:.3g} {row['unit']}"
