@@ -309,3 +309,12 @@ def test_host_sweeps_agree_with_traced_ones_on_the_first_population():
         assert len(path) == STEPS
         np.testing.assert_allclose(table[np.arange(STEPS), [s["letter"] for s in path]].sum(), total)
     assert run.generator_calls == 3 * 4 * STEPS
+
+
+def test_a_run_prints_as_a_summary():
+    box = smc.BlackBox([], lambda states: [[*state, 1] for state in states], lambda states: [0.5] * len(states))
+    run = smc.steer(box, 0, num_particles=4, max_steps=3, potential=smc.Potential("bernoulli", "step"), executor="host")
+    text = repr(run)
+    assert text.startswith("SteeringRun(4 particles, 3 steps, resampled after 0)")
+    assert "log evidence -2.079 nats" in text  # three times log 0.5
+    assert "12 calls of the generator, 12 of the judge" in text

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from probinf.errors import ArgumentError
+from probinf.representations.concrete import is_concrete
 
 
 class Failure(NamedTuple):
@@ -81,6 +82,25 @@ class SteeringRun(eqx.Module):
     failures: tuple[Failure, ...] = eqx.field(static=True, default=())
     is_partial: bool = eqx.field(static=True, default=False)
     seconds: float | None = eqx.field(static=True, default=None)
+
+    def __repr__(self) -> str:
+        if not is_concrete(self.log_weights, self.ess) or np.ndim(self.log_evidence):
+            return f"SteeringRun({self.log_weights.shape[-1]} particles, {self.claim})"
+        steps, num = int(self.num_steps), self.log_weights.shape[0]
+        resampled = int(np.sum(np.asarray(self.is_resampled)[:steps]))
+        lines = [
+            f"SteeringRun({num} particles, {steps} steps, resampled after {resampled})",
+            f"  log evidence {float(self.log_evidence):.4g} nats ({self.claim}); smallest effective sample size "
+            f"{float(np.min(np.asarray(self.ess)[:steps], initial=1.0)):.1%} of the particles",
+            f"  {int(np.sum(self.done))} of {num} answers finished",
+            f"  {int(self.generator_calls)} calls of the generator, {int(self.judge_calls)} of the judge"
+            + ("" if self.seconds is None else f", {self.seconds:.3g} s"),
+        ]
+        if self.failures:
+            lines.append(f"  warning: {len(self.failures)} particles lost, the first: {self.failures[0].reason}")
+        if self.is_partial:
+            lines.append("  warning: interrupted; everything is as of the last complete step")
+        return "\n".join(lines)
 
     @property
     def weights(self) -> jax.Array:
