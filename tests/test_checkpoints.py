@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -579,3 +581,23 @@ def test_a_thread_leaves_the_signal_alone():
     thread.join()
     assert outcomes[0].is_finished
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_another_process_makes_the_same_fingerprint():
+    """NumPyro orders the fields of a distribution by Python's hashes, which are seeded anew in every process."""
+    code = (
+        "import jax, json, numpy as np, numpyro.distributions as dist, probinf as pi\n"
+        "from probinf.inference.fingerprint import fingerprint\n"
+        "@pi.model\n"
+        "def line(prior, x):\n"
+        "    b = pi.sample('b', prior)\n"
+        "    pi.sample('y', dist.StudentT(4.0, b * x, 1.0).to_event(1))\n"
+        "program = line(dist.StudentT(3.0, 0.0, 2.0), np.arange(3.0)).given(y=np.arange(3.0))\n"
+        "print(json.dumps(fingerprint(program, pi.NUTS(), jax.random.key(0))))\n"
+    )
+    found = set()
+    for seed in ("1", "2", "3"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        found.add(done.stdout)
+    assert len(found) == 1

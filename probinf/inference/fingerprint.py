@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probinf import _jax
+from probinf.errors import ProbinfError
 from probinf.version import VERSION
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -30,12 +30,12 @@ def fingerprint(program: Any, method: Any, key: jax.Array, *, free: Sequence[str
     found = {
         **surroundings(),
         "model": program.name,
-        "program": code(program.staged.closed),
+        "program": meaning(program),
         "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
         "method": type(method).__name__,
     }
-    leaves = jax.tree_util.tree_leaves_with_path(program.operands)
-    found |= {f"data{jax.tree_util.keystr(path)}": describe(leaf) for path, leaf in leaves}
+    # In order of their descriptions: the fields of a distribution come in any order.
+    found["data"] = ", ".join(sorted(describe(leaf) for leaf in jax.tree.leaves(program.operands)))
     settings = {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.name not in free}
     return found | {name: describe(value) for name, value in settings.items()}
 
@@ -45,17 +45,27 @@ def surroundings() -> dict[str, str]:
     return {"probinf": VERSION, "JAX": jax.__version__, "precision": str(jnp.zeros(()).dtype)}
 
 
-def code(closed: Any) -> str:
-    """A checksum of a jaxpr and of the constants in it, the same in every process."""
-    return _short(_ADDRESS.sub("", str(closed)).encode() + "".join(map(describe, _constants(closed))).encode())
+def meaning(program: Any) -> str:
+    """A program by what it does: its sites, a draw from it and the log density of that draw, to six digits.
+
+    (Its jaxpr would not do: NumPyro orders the fields of a distribution by Python's hashes, which differ between
+    processes.)
+    """
+    found = [f"{s.name} {s.kind} {s.site.family} {tuple(s.shape)} {s.dims}" for s in program.sites]
+    try:
+        draws = program.simulate(seed=7)
+        latent = {s.name for s in program.staged.latent()}
+        found += [numbers(name, value) for name, value in sorted(draws.items())]
+        found.append(numbers("log density", program.log_density({n: v for n, v in draws.items() if n in latent})))
+    except (ProbinfError, NotImplementedError) as error:  # an improper prior cannot be drawn from
+        found.append(type(error).__name__)
+    return _short("; ".join(found).encode())
 
 
-def _constants(closed: Any) -> Iterator[Any]:
-    yield from closed.consts
-    for equation in closed.jaxpr.eqns:
-        for leaf in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, _jax.ClosedJaxpr)):
-            if isinstance(leaf, _jax.ClosedJaxpr):
-                yield from _constants(leaf)
+def numbers(name: str, value: Any) -> str:
+    """Two sums over an array, to six digits: equal for what is equal up to rounding."""
+    flat = np.asarray(value, np.float64).reshape(-1)
+    return f"{name} {np.shape(value)} {flat.sum():.5e} {(flat * np.cos(np.arange(flat.size))).sum():.5e}"
 
 
 def describe(value: Any) -> str:
