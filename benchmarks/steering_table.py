@@ -24,9 +24,10 @@ def letter_table(claims: list[dict]) -> str:
     found: dict[str, dict[tuple[str, int], str]] = {}
     for row in claims:
         match = pattern.fullmatch(row["claim"])
-        if match and "mean estimate" in row["peer"]:
+        told = re.search(r"mean estimate ([\d.]+); E Z\^/Z ([\d.]+)", row["peer"])
+        if match and told:
             case, calls, method = match[1], int(match[2]), match[3]
-            right, ratio = re.search(r"mean estimate ([\d.]+); E Z\^/Z ([\d.]+)", row["peer"]).groups()  # type: ignore[union-attr]
+            right, ratio = told.groups()
             size = round(calls / 12) if "look-ahead" not in method else round(calls / 23)
             found.setdefault(method, {})[case, size] = f"{float(right):.3f} ({float(ratio):.2g})"
     columns = [(case, size) for case in "ABCD" for size in (4, 16, 64)]
