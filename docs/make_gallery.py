@@ -23,6 +23,7 @@ from PIL import Image
 
 import probinf as pi
 import smc
+from probinf import predictive_coding as hgf
 from probinf.validity.samplers import Chains
 
 matplotlib.use("Agg")
@@ -206,6 +207,17 @@ def forgetting(out: Path, seed: int) -> None:
     _save(pi.plots.plot_accuracy_matrix(accuracy), out, "accuracy_matrix")
 
 
+def networks(out: Path, seed: int) -> None:
+    """A network that learns how fast its input changes: its graph, and its beliefs about a simulated series."""
+    network = hgf.continuous_hgf(2, tonic_volatility=-3.0).replace({"x2.tonic_volatility": -2.0})
+    rng = np.random.default_rng(seed)
+    log_volatility = np.where((np.arange(200) // 50) % 2 == 0, -6.0, 0.0)
+    level = np.cumsum(np.exp(0.5 * log_volatility) * rng.normal(size=200))
+    run = network.filter(level + rng.normal(size=200))
+    _save(hgf.plot_network(network), out, "network")
+    _save(hgf.plot_beliefs(run, truth={"x1": level})[0], out, "network_beliefs")
+
+
 def programs(out: Path, seed: int) -> None:
     """Two programs as pictures."""
     _save(pi.plots.plot_program(schools(ERROR, EFFECT)), out, "program_schools")
@@ -238,7 +250,7 @@ def _save(ax: Any, out: Path, name: str) -> None:
 
 
 PARTS: tuple[Callable[[Path, int], None], ...] = (
-    posterior_of_schools, weighted_posterior, filters, walk, calibration, forgetting, programs,
+    posterior_of_schools, weighted_posterior, filters, walk, calibration, forgetting, networks, programs,
 )  # fmt: skip
 
 

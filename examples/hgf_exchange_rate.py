@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> Result:
         print(f"  {name:<22}{result.run.network.parameters()[name]:.3f}")
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "hgf_exchange_rate.png"
-    hgf.plot_beliefs(result.run, time_unit="day").savefig(path, dpi=140)
+    hgf.plot_beliefs(result.run, time_unit="day")[0].get_figure().savefig(path, dpi=140)
     print(f"Picture: {path}")
     return result
 

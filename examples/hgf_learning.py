@@ -67,7 +67,7 @@ def pictures(result: Result, out: pathlib.Path) -> list[pathlib.Path]:
 
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"hgf_{name}.png" for name in ("beliefs", "graph", "parameters", "divergence")]
-    hgf.plot_beliefs(result.run, time_unit="trial").savefig(paths[0], dpi=140)
+    hgf.plot_beliefs(result.run, time_unit="trial")[0].get_figure().savefig(paths[0], dpi=140)
     figure, ax = plt.subplots(figsize=(3.2, 3.6))
     hgf.plot_network(result.run.network, ax=ax)
     figure.savefig(paths[1], dpi=140)

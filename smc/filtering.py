@@ -311,7 +311,10 @@ def _first_row(rows: Any) -> Any:
 
 
 def check_alive(found: Any, name: str, where: str = "particle_filter") -> None:
-    """Raise `InferenceError` at the first time whose increment of the log evidence is not finite."""
+    """Raise `InferenceError` at the first time whose increment of the log evidence is not finite.
+
+    The error's `.partial` is `found`, which is sound before that time.
+    """
     if not is_concrete(found.log_increments):
         return
     increments = np.asarray(found.log_increments)
@@ -320,12 +323,16 @@ def check_alive(found: Any, name: str, where: str = "particle_filter") -> None:
         return
     t = int(np.argmax(wrong))
     if np.isneginf(increments[t]):
-        raise InferenceError(
+        error = InferenceError(
             f"{where}: every particle of {name} has weight zero at t = {t}: no particle explains ys[{t}]. "
             "Likely causes: an outlier under a light-tailed observation, a hard constraint, too few particles; a "
             "proposal that looks at the observation (smc.Linearised()) or heavier tails help."
         )
-    raise InferenceError(
+        error.partial = found
+        raise error
+    error = InferenceError(
         f"{where}: the weights of {name} are {increments[t]} at t = {t}. Likely causes: log or sqrt of a "
         "negative number, 0/0 or an overflow in a law of the model or of the proposal; -inf is the legal zero."
     )
+    error.partial = found
+    raise error

@@ -106,7 +106,7 @@ class Inner:
 
 
 def suspend(program: Any) -> Suspended | None:
-    """Split a program at its observed loop; None when its observations do not stand in one top-level `scan`."""
+    """Split a program at its observed loop; None when its observations do not stand in one non-empty top `scan`."""
     return _suspend(program.staged, program.operands)
 
 
@@ -118,6 +118,8 @@ def _suspend(staged: Staged, operands: Any) -> Suspended | None:
         return None
     at = loops[0]
     scan = jaxpr.eqns[at]
+    if scan.params["length"] == 0:  # no step from which the population's shapes would follow
+        return None
     static = _static_sites(jaxpr, at)
     shapes = {s.name: jax.ShapeDtypeStruct(s.shape, s.dtype) for s in flat.sites if s.name in static}
     prefix = _Prefix(flat, at)

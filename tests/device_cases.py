@@ -1,9 +1,11 @@
 """Filters on several devices, for tests/test_devices.py: a program of its own, because devices are counted at start.
 
-`python -m tests.device_cases four` compares one device with four virtual ones; `... pair PORT RANK` is one of two
-processes with two devices each. Both print one line of JSON. XLA_FLAGS in the environment says how many there are.
+`python -m tests.device_cases four` compares one device with four virtual ones; `... draws` is run with one and with
+four; `... pair PORT RANK` is one of two processes with two devices each. All print one line of JSON. XLA_FLAGS in the
+environment says how many devices there are.
 """
 
+import hashlib
 import json
 import sys
 
@@ -97,6 +99,28 @@ def four():
     }
 
 
+@pi.model
+def normal(y):
+    mean = pi.sample("mean", dist.Normal(0.0, 2.0))
+    sd = pi.sample("sd", dist.HalfNormal(1.0))
+    with pi.plate("obs", len(y)):
+        pi.sample("y", dist.Normal(mean, sd), obs=y)
+
+
+def draws():
+    """A digest of the draws of each kind of sampler."""
+    methods = {
+        "nuts": (pi.NUTS(num_warmup=40, num_draws=40, num_chains=4), normal(data())),
+        "chees": (pi.ChEES(num_warmup=40, num_draws=40, num_chains=8), normal(data())),
+        "tempered": (smc.TemperedSMC(128), normal(data())),
+    }
+    found = {"devices": jax.device_count()}
+    for name, (method, program) in methods.items():
+        posterior = pi.infer(program, method, seed=2, progress=False)
+        found[name] = hashlib.sha256(b"".join(posterior[site].tobytes() for site in posterior.sites)).hexdigest()
+    return found
+
+
 def pair(port, rank):
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(rank))
@@ -106,4 +130,4 @@ def pair(port, rank):
 
 
 if __name__ == "__main__":
-    print(json.dumps(four() if sys.argv[1] == "four" else pair(*sys.argv[2:])))
+    print(json.dumps({"four": four, "draws": draws, "pair": pair}[sys.argv[1]](*sys.argv[2:])))

@@ -19,6 +19,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
+import continual
 import probinf as pi
 from probinf.inference import sampling_loop
 from probinf.runs import checkpoint, drive
@@ -563,6 +564,21 @@ def test_work_inside_work_shares_the_notice():
     assert not drive(outer).is_finished
     assert inner == [True, False]
     assert outer.done == 2
+
+
+@pytest.mark.usefixtures("default_handler")
+def test_an_interrupted_continual_run_hands_over_its_stages():
+    class Pressed(continual.BayesianLinearHead):
+        def update(self, belief, t, *rest, **named):
+            if t == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().update(belief, t, *rest, **named)
+
+    stream = continual.toy_gaussians()
+    with pytest.raises(pi.InferenceError, match=f"interrupted after 2 of {len(stream.tasks)} tasks") as caught:
+        continual.run(Pressed(stream.num_classes), stream)
+    whole = continual.run(continual.BayesianLinearHead(stream.num_classes), stream)
+    np.testing.assert_array_equal(caught.value.partial.accuracy, whole.accuracy[:2])
 
 
 @pytest.mark.usefixtures("default_handler")

@@ -50,6 +50,14 @@ def test_the_particle_axis_may_be_split_without_changing_a_bit(four):
     assert found == dict.fromkeys(found, True)
 
 
+@pytest.mark.slow
+def test_draws_do_not_depend_on_the_number_of_devices():
+    """Bits of NUTS, ChEES and tempered SMC, in processes with one and with four virtual devices."""
+    one, many = (finished(process) for process in [started(1, "draws"), started(4, "draws")])
+    assert (one.pop("devices"), many.pop("devices")) == (1, 4)
+    assert one == many
+
+
 def test_every_device_holds_its_own_particles(four):
     assert four["pieces"] == [[25, 128, 2]] * 4
 

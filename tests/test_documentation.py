@@ -85,7 +85,10 @@ def test_the_building_blocks_page_runs(few_programs):
     assert scope["gibbs"].kernel.claim == "invariant"
 
 
-def test_the_streaming_page_runs():
+def test_the_streaming_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.csv").write_text("time,sensor,value\n0.1,gps,\n0.2,range,11.5\n")
+
     def F(dt):
         return jnp.eye(4) + dt * jnp.eye(4, k=2)
 
@@ -100,6 +103,7 @@ def test_the_streaming_page_runs():
         exec(code, scope)
     assert scope["belief"].as_mixture(4).means.shape == (4, 4)
     assert float(scope["belief"].time) == 0.3
+    assert scope["events"][1] == (0.2, "range", 11.5)
     np.testing.assert_allclose(sum(float(p) for p in scope["chances"].values()), 1, rtol=1e-6)
 
 

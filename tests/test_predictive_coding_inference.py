@@ -298,8 +298,8 @@ def test_networks_with_composite_inputs_say_that_they_are_no_stream():
 
 def test_beliefs_are_drawn_with_a_panel_for_each_state():
     network = binary_hgf(3, missing="nan")
-    figure = plot_beliefs(
-        network.filter(np.where(np.arange(60) % 7, OUTCOMES[:60], np.nan)), truth={"x2": np.zeros(60)}
-    )
-    assert [ax.get_ylabel() for ax in figure.axes] == ["x3", "x2", "inputs"]
-    assert len(figure.axes[1].get_lines()) == 2  # mean and truth
+    run = network.filter(np.where(np.arange(60) % 7, OUTCOMES[:60], np.nan))
+    axes = plot_beliefs(run, truth={"x2": np.zeros(60)})
+    assert [ax.get_ylabel() for ax in axes] == ["x3", "x2", "inputs"]
+    assert len(axes[1].get_lines()) == 2  # mean and truth
+    assert plot_beliefs(run, axes=axes) is axes

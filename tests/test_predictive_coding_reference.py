@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from probinf.errors import InferenceError
 from probinf.predictive_coding import Enhanced, MomentMatched, Network, Standard, Unbounded
 from tests import hgf_reference as reference
 
@@ -159,8 +160,20 @@ def test_the_standard_rule_breaks_down_where_it_is_known_to_and_says_so():
     series = np.array([np.nan, 50.0, 0.0])
     observed = {"u": np.isfinite(series)}
     run = network.filter(series, observed=observed)
-    assert run.first_fault == 1
+    assert run.first_fault is not None
+    assert (run.first_fault.step, run.first_fault.node) == (1, "x2")
     assert run.log_likelihood == -np.inf
     assert network.log_likelihood(series, observed=observed) == -np.inf
-    assert "broke down at step 1" in repr(run)
-    assert np.isfinite(run["x2"].precision).all()
+    assert "broke down at step 1, node 'x2': posterior precision -" in repr(run)
+    assert np.isfinite(run["x2"].precision[0])
+    assert np.isnan(run["x2"].precision[1:]).all()  # never a number after a broken step
+    assert np.isnan(np.asarray(run.carry.precisions)).all()
+    assert len(network.filter(series, observed=observed, on_fault="stop")) == 1
+    with pytest.raises(InferenceError, match="step 1, node 'x2'") as caught:
+        network.filter(series, observed=observed, on_fault="raise")
+    np.testing.assert_array_equal(caught.value.partial["x2"].precision, run["x2"].precision[:1])
+    both = np.stack([series, np.full(3, np.nan)], axis=1)
+    batch = network.filter(both, observed={"u": np.isfinite(both)})
+    assert (batch.first_fault.step, batch.first_fault.entry) == (1, 0)
+    assert np.isnan(batch["x2"].mean[1:, 0]).all()
+    assert np.isfinite(batch["x2"].mean[:, 1]).all()

@@ -140,7 +140,7 @@ def divergence_notes(stats: Mapping[str, np.ndarray]) -> list[str]:
         return []
     return [
         f"{divergences} divergent transition(s): the sampler may be missing regions of high curvature; raise "
-        "target_acceptance or reparameterise."
+        "target_acceptance or reparameterise (non_centred=... for hierarchies)."
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
@@ -9,7 +10,7 @@ from probinf.errors import ArgumentTypeError
 from probinf.inference.auto import Auto
 from probinf.inference.method import AbstractMethod
 from probinf.inference.posterior import Posterior
-from probinf.language.door import check_reachable, warn_none_arguments
+from probinf.language.door import check_reachable, warn_none_arguments, without_rows
 from probinf.language.numpyro_models import as_program
 from probinf.random import as_key
 from probinf.runs import Checkpoint
@@ -23,6 +24,7 @@ def infer(
     seed: Any = 0,
     progress: bool = True,
     checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    allow_empty: bool = False,
     **kwargs: Any,
 ) -> Posterior:
     """Draw from the posterior of a program.
@@ -36,6 +38,7 @@ def infer(
         progress: show a bar where the output is a terminal.
         checkpoint: a folder to keep the run's state in. The same call after an interrupt, a crash or a power cut goes
             on from there to the same numbers; `pi.look(folder)` shows what there is so far.
+        allow_empty: accept data without rows, an error otherwise; the posterior's warnings say that it is the prior.
         kwargs: keyword arguments of a NumPyro model.
 
     Returns:
@@ -43,6 +46,7 @@ def infer(
 
     Raises:
         ArgumentTypeError: `method` is not a method.
+        DataError: data that the model cannot have produced, or without rows.
         ModelError: the program cannot be run by this method; the message names the site and what can.
         InferenceError: no legal start, or the run broke down; what was finished is on `.partial`.
         CheckpointError: the folder cannot be written to, is damaged, or belongs to another run.
@@ -56,9 +60,12 @@ def infer(
             f"method: expected an inference method such as pi.NUTS() or smc.SMC(), found {type(method).__name__}."
         )
     bound = as_program(program, *args, **kwargs)
+    if allow_empty:
+        bound = dataclasses.replace(bound, allow_empty=True)
     key = as_key(seed)
     warn_none_arguments(bound)
     check_reachable(bound)
-    if checkpoint is None:
-        return method.run(bound, key, progress=progress)
-    return method.run(bound, key, progress=progress, checkpoint=as_checkpoint(checkpoint))
+    kept = {} if checkpoint is None else {"checkpoint": as_checkpoint(checkpoint)}
+    posterior = method.run(bound, key, progress=progress, **kept)
+    note = without_rows(bound.staged)
+    return dataclasses.replace(posterior, warnings=(note, *posterior.warnings)) if note else posterior

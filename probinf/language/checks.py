@@ -117,7 +117,7 @@ def observed_value(site: Site, distribution: Any, obs: Any, *, broadcast: bool =
     """Check an observed value against its site and return it as an array of the site's shape and dtype."""
     expected = tuple(distribution.batch_shape) + tuple(distribution.event_shape)
     value = as_data(f"Site {site.label}", obs)
-    if value.size == 0 and 0 not in distribution.event_shape:
+    if value.size == 0 and 0 not in expected:
         raise empty(f"Site {site.label}", value.shape)
     if tuple(value.shape) != expected:
         try:
@@ -140,8 +140,8 @@ def observed_value(site: Site, distribution: Any, obs: Any, *, broadcast: bool =
 def empty(label: str, shape: tuple[int, ...]) -> DataError:
     """The error for data without rows."""
     return DataError(
-        f"{label}: the observed value is empty, shape {tuple(shape)}: there is nothing to learn from. Leave the data "
-        "out (obs=None, or no .given) to work with the prior."
+        f"{label}: the observed value is empty, shape {tuple(shape)}: there is nothing to learn from. Pass data, or "
+        "allow_empty=True to pi.infer or .given, which gives the prior."
     )
 
 

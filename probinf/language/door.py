@@ -13,7 +13,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from probinf.errors import DataError, ModelError, ProbinfWarning
-from probinf.language.checks import check_parameters, check_precision, check_values, constraint_text, family_name
+from probinf.language.checks import check_parameters, check_precision, check_values, constraint_text, empty, family_name
 from probinf.language.known import Findings, Range, Stacked, bounds_of, findings
 from probinf.language.primitives import factor_p, observe_p, sample_p
 
@@ -49,6 +49,35 @@ def check_operands(program: Any, staged: Any, operands: Any) -> None:
             if site.support is None and all(isinstance(x, np.ndarray) for x in values):
                 site = dataclasses.replace(site, support=distribution.support)
             check_values(site, np.asarray(value))
+
+
+def check_rows(model: str, staged: Any) -> None:
+    """Refuse data without rows, and plates of size 0.
+
+    Raises:
+        DataError: a site has none.
+    """
+    for info in staged.sites:
+        if info.kind == "observe" and 0 in info.shape:
+            raise empty(f"Site {info.label} of model {model!r}", info.shape)
+        names = [name for name, size in zip(info.dims, info.shape, strict=False) if name is not None and size == 0]
+        if names:
+            raise DataError(
+                f"Site {info.label} of model {model!r}: plate {names[0]!r} has size 0. Give it at least one "
+                "repetition, or pass allow_empty=True to pi.infer or .given."
+            )
+
+
+def without_rows(staged: Any) -> str:
+    """A note about observed sites without rows; empty where there are none."""
+    observed = [info for info in staged.sites if info.kind == "observe"]
+    bare = [info.name for info in observed if 0 in info.shape]
+    if not bare:
+        return ""
+    names = ", ".join(map(repr, bare[:6]))
+    if len(bare) == len(observed) and not any(info.kind == "factor" for info in staged.sites):
+        return f"There are no data ({names}: no rows): this is the prior."
+    return f"No rows at {names}: what depends on them alone has its prior."
 
 
 def check_reachable(program: Any) -> None:

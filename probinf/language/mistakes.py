@@ -94,6 +94,11 @@ def _translate(model: str, error: Exception) -> ProbinfError | None:
             return ArgumentTypeError(
                 f"Model {model!r}, {place}: {data} Encode strings and categories as integers first."
             )
+        if isinstance(error, TypeError) and (names := place.lists()):
+            return ArgumentTypeError(
+                f"Model {model!r}, {place}: {_listed(names)} is a Python list, which has no arithmetic. Pass an array: "
+                f"np.asarray({names[0]})."
+            )
         if "as an abstract array" in str(error) or "not a valid JAX" in str(error):
             return ArgumentTypeError(
                 f"Model {model!r}, {place}: something here is not a number or an array of numbers. Encode strings and "
@@ -173,6 +178,10 @@ class _Place:
             return f" that depends on site{'s' if len(names) > 1 else ''} {_listed(names)}"
         drawn = [site.name for site, _ in statements.sites_so_far()]
         return f" that depends on a draw (drawn so far: {_listed(drawn)})" if drawn else " that depends on an argument"
+
+    def lists(self) -> list[str]:
+        """Names of lists among the variables of the expression."""
+        return [name for name, value in self.operands().items() if isinstance(value, list)]
 
     def not_numeric(self) -> str:
         """What is not a number among the variables of the expression."""

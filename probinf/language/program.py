@@ -14,7 +14,7 @@ import numpy as np
 from probinf._jax import Tracer
 from probinf.errors import ArgumentTypeError, DataError, ModelError, ProbinfError, UnknownNameError
 from probinf.language.checks import as_data, check_values, empty, shape_remedy
-from probinf.language.door import check_operands
+from probinf.language.door import check_operands, check_rows
 from probinf.language.graph import Graph, graph_of
 from probinf.language.handlers import Forward, Score
 from probinf.language.mistakes import shortened
@@ -69,11 +69,14 @@ class Program:
     arguments: Arguments
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     priors: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    allow_empty: bool = False
 
     @functools.cached_property
     def _staged(self) -> tuple[Staged, Any]:
         try:
             staged, operands = stage(self.name, self.function, self.arguments, self.values, self.priors)
+            if not self.allow_empty:
+                check_rows(self.name, staged)
             check_operands(self, staged, operands)
         except ProbinfError as error:
             raise shortened(error) from None
@@ -99,16 +102,18 @@ class Program:
         """The table of sites in program order."""
         return self.staged.sites
 
-    def given(self, **values: Any) -> Program:
+    def given(self, *, allow_empty: bool = False, **values: Any) -> Program:
         """Observe sites: the same program with these sites' values known.
 
         A site inside a `lax.scan` takes its values stacked along the loop. Names, shapes, NaN and supports are checked
-        here, before anything is compiled.
+        here, before anything is compiled. `allow_empty` accepts data without rows.
 
         Raises:
             UnknownNameError: no such site; the nearest name is suggested.
-            DataError: wrong shape, NaN, infinite or outside the support.
+            DataError: wrong shape, NaN, infinite, outside the support, or without rows.
         """
+        if allow_empty:
+            return dataclasses.replace(self, allow_empty=True).given(**values)
         latent = {s.name: s for s in self.sites if s.kind == "sample"}
         checked = {}
         for name, value in values.items():

@@ -166,7 +166,7 @@ def plate(name: str, size: int, *, dim: int | None = None) -> Iterator[jax.Array
 
     Args:
         name: the axis's name; it becomes the dimension's name in results.
-        size: number of repetitions, a positive Python integer.
+        size: number of repetitions, a Python integer; 0 is refused when the program is staged, unless it allows that.
         dim: batch axis counted from the right (negative); the rightmost free one by default.
 
     Yields:
@@ -175,7 +175,7 @@ def plate(name: str, size: int, *, dim: int | None = None) -> Iterator[jax.Array
     context = _current("plate", name)
     if isinstance(size, bool) or not isinstance(size, int | np.integer):
         raise ArgumentTypeError(f"plate {name!r}: size must be a Python integer, found {type(size).__name__}.")
-    if size < 1:
+    if size < 0:
         raise ArgumentError(f"plate {name!r}: size must be at least 1, found {size}.")
     taken = {p.dim: p.name for p in context.plates}
     if dim is None:

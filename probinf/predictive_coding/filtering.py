@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from probinf.kernels.native import as_native
-from probinf.predictive_coding import composites
+from probinf.predictive_coding import composites, faults
 from probinf.predictive_coding.door import Data, prepare
 from probinf.predictive_coding.plan import Numbers, Plan
 from probinf.predictive_coding.prediction import Carry
@@ -35,11 +35,16 @@ def filter_network(
     *,
     time_steps: Any = None,
     observed: Mapping[str, Any] | None = None,
+    on_fault: str = "nan",
 ) -> NetworkRun:
     """Beliefs of all nodes after every step of a series; see `Network.filter`."""
     plan, numbers, given = network.plan(), network.numbers(), prepare(network, data, time_steps, observed)
-    carry, outcome = scan(plan, numbers, given)
-    return NetworkRun.assemble(network, plan, given, carry, outcome)
+
+    def run(given: Data) -> NetworkRun:
+        return NetworkRun.assemble(network, plan, given, *scan(plan, numbers, given))
+
+    choice = faults.checked(on_fault)
+    return faults.acted_on(run(given), choice, run)
 
 
 def log_likelihood(
@@ -72,11 +77,11 @@ def scan(plan: Plan, numbers: Numbers, data: Data) -> tuple[Carry, Outcome]:
     batch = batch_shape(plan, numbers, data)
 
     def one(carry: Carry, row: Data) -> tuple[Carry, Outcome]:
-        carry, outcome = advance(plan, numbers, carry, row)
-        nodes, log_density = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, batch), (outcome.nodes, outcome.log_density)
+        carry, outcome = advance(plan, numbers, carry, row, flagged=True)
+        nodes, log_density, flag = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, batch), (outcome.nodes, outcome.log_density, outcome.flag)
         )
-        return carry, outcome._replace(nodes=nodes, log_density=log_density)
+        return carry, outcome._replace(nodes=nodes, log_density=log_density, flag=flag)
 
     return jax.lax.scan(one, carry, data)
 
@@ -190,11 +195,11 @@ def _native_gradient(plan: Plan, places: tuple, *arrays: Any) -> tuple[jax.Array
     return as_native(lambda *inner: _differentiate(plan, places, *inner))(*arrays)
 
 
-def advance(plan: Plan, numbers: Numbers, carry: Carry, row: Data) -> tuple[Carry, Outcome]:
+def advance(plan: Plan, numbers: Numbers, carry: Carry, row: Data, *, flagged: bool = False) -> tuple[Carry, Outcome]:
     """`step` on one row of the data, with a carry whose dtypes and shapes stay what they were."""
     values = dict(zip(plan.fed, row.values, strict=True))
     flags = dict(zip(plan.fed, row.flags, strict=True))
-    new, outcome = step(plan, numbers, carry, values, flags, row.time_step)
+    new, outcome = step(plan, numbers, carry, values, flags, row.time_step, flagged=flagged)
     new = jax.tree.map(lambda a, b: jnp.broadcast_to(jnp.asarray(a, b.dtype), b.shape), new, carry)
     return new, outcome
 

@@ -26,6 +26,7 @@ class Learnt(NamedTuple):
         spread: B, expected squared deviation from the prediction, or None.
         observed: None (always), False (never), or an array of flags.
         sound: whether the posterior is a distribution.
+        attempt: the posterior precision before an unsound one was replaced, or None.
     """
 
     mean: Any
@@ -35,6 +36,7 @@ class Learnt(NamedTuple):
     spread: Any
     observed: Any
     sound: Any = True
+    attempt: Any = None
 
 
 def learn(
@@ -108,12 +110,14 @@ def _state(
     )
     seen = _any([v.observed for v in values] + [v.observed for v in volatilities])
     sound: Any = True
+    attempt: Any = None
     mean, precision = prediction.mean, prediction.precision
     if seen is not False:
         rule = plan.nodes[i].update
         assert rule is not None  # a state always has one: the network's, if not its own
         evidence = Evidence(mean, precision, before, values, volatilities, plan.switches.first_child_only)
         new_mean, new_precision = rule.posterior(evidence)
+        attempt = new_precision
         sound = (new_precision > 0.0) & jnp.isfinite(new_precision) & jnp.isfinite(new_mean)
         # An unsound posterior is flagged; in its place stands the prediction, so that what follows stays finite.
         mean = jnp.where(sound, new_mean, mean)
@@ -124,7 +128,8 @@ def _state(
         seen = None  # what follows treats the state as observed
     error = mean - prediction.mean
     spread = 1.0 / precision + error**2
-    return Learnt(mean, precision, error, _shared(plan, i, prediction.precision * spread - 1.0), spread, seen, sound)
+    shared = _shared(plan, i, prediction.precision * spread - 1.0)
+    return Learnt(mean, precision, error, shared, spread, seen, sound, attempt)
 
 
 def _aged(plan: Plan, numbers: Numbers, carry: Carry, dt: Any, i: int) -> Any:

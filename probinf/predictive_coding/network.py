@@ -214,21 +214,32 @@ class Network(eqx.Module):
 
     # -- what it does -----------------------------------------------------------------------------------------------
 
-    def filter(self, data: Any, *, time_steps: Any = None, observed: Mapping[str, Any] | None = None) -> NetworkRun:
+    def filter(
+        self,
+        data: Any,
+        *,
+        time_steps: Any = None,
+        observed: Mapping[str, Any] | None = None,
+        on_fault: str = "nan",
+    ) -> NetworkRun:
         """Beliefs of all nodes after every step of a series, in one compiled scan.
 
         Args:
             data: shape (T,), or (T, B) for a batch; with several inputs a dictionary from their names.
             time_steps: length of the step before each observation, (T,) or (T, B); 1 by default.
             observed: name of an input to flags (T,) or (T, B); what is False is left out exactly.
+            on_fault: when a belief stops being a distribution, `"nan"`: everything from that step on is NaN, and
+                `run.first_fault` names step, node and value; `"stop"`: the run ends before that step; `"raise"`.
 
         Raises:
             DataError, ArgumentError, UnknownNameError: see `door.prepare`.
             ModelError: the network is incomplete.
+            InferenceError: a belief broke down and `on_fault` is `"raise"`, or nothing is left by `"stop"`; what came
+                before is on `.partial`.
         """
         from probinf.predictive_coding.filtering import filter_network
 
-        return filter_network(self, data, time_steps=time_steps, observed=observed)
+        return filter_network(self, data, time_steps=time_steps, observed=observed, on_fault=on_fault)
 
     def log_likelihood(
         self, data: Any, *, time_steps: Any = None, observed: Mapping[str, Any] | None = None

@@ -15,7 +15,6 @@ from probinf.predictive_coding.couplings import COMPONENT, VALUE, VOLATILITY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from probinf.predictive_coding.network import Network
     from probinf.predictive_coding.run import NetworkRun
@@ -94,8 +93,11 @@ def plot_beliefs(
     times: Any = None,
     truth: dict[str, Any] | None = None,
     time_unit: str | None = "step",
-) -> Figure:
+    axes: np.ndarray | None = None,
+) -> np.ndarray:
     """Draw beliefs over time with 50 % and 90 % bands, highest levels on top, the inputs, and the surprise below.
+
+    Returns the axes, one for each state and one for the inputs.
 
     Args:
         run: of one series.
@@ -103,17 +105,19 @@ def plot_beliefs(
         times: shape (T,); the step numbers by default.
         truth: name of a state to its true path (T,), where it is known.
         time_unit: written at the time axis.
+        axes: array of axes to draw on, one more than states.
     """
     if run.log_densities.ndim != 1:
         raise ArgumentError("plot_beliefs: expected the run of one series, found a batch.")
-    import matplotlib.pyplot as plt
-
     states = run.network.state_names()
     chosen = list(states if nodes is None else nodes)
     leaves = [name for name in run.beliefs if name not in states]
     times = np.arange(1, len(run) + 1) if times is None else np.asarray(times, np.float64)
     with style():
-        figure, axes = plt.subplots(len(chosen) + 1, 1, figsize=(8.0, 1.9 * (len(chosen) + 1)), sharex=True)
+        if axes is None:
+            import matplotlib.pyplot as plt
+
+            axes = np.asarray(plt.subplots(len(chosen) + 1, figsize=(8.0, 1.9 * (len(chosen) + 1)), sharex=True)[1])
         for ax, name in zip(axes[:-1], reversed(chosen), strict=True):
             belief = run[name]
             mean, sd = np.asarray(belief.mean), 1.0 / np.sqrt(np.asarray(belief.precision))
@@ -136,7 +140,7 @@ def plot_beliefs(
         bottom.plot(times, -np.asarray(run.log_densities), color=TRUTH, linewidth=0.9, label="surprise [nats]")
         bottom.legend(fontsize="small", ncols=4, loc="upper left")
         bottom.set(xlabel=f"time [{time_unit}]" if time_unit else "time", ylabel="inputs")
-    return figure
+    return axes
 
 
 def _observed(run: NetworkRun, name: str) -> np.ndarray:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from probinf.errors import UnknownNameError
 from probinf.predictive_coding.door import Data
+from probinf.predictive_coding.faults import Fault, Flag, first_fault
 from probinf.predictive_coding.plan import Plan
 from probinf.predictive_coding.prediction import Carry
 from probinf.predictive_coding.step import NodeBelief, Outcome
@@ -33,6 +33,7 @@ class NetworkRun:
         memories: name to the memory of a composite input after the last step.
         data: the series.
         carry: the belief after the last step, as arrays.
+        flags: which node broke down at each step, see `Flag`.
     """
 
     network: Network
@@ -42,6 +43,7 @@ class NetworkRun:
     memories: dict[str, dict[str, Any]]
     data: Data
     carry: Carry
+    flags: Flag
 
     @classmethod
     def assemble(cls, network: Network, plan: Plan, data: Data, carry: Carry, outcome: Outcome) -> NetworkRun:
@@ -55,6 +57,7 @@ class NetworkRun:
             {names[i]: memory for i, memory in zip(plan.composites, carry.memories, strict=True)},
             data,
             carry,
+            outcome.flag if outcome.flag is not None else Flag(0, 0.0),
         )
 
     @property
@@ -68,12 +71,9 @@ class NetworkRun:
         return sum((belief.surprise for belief in self.beliefs.values()), jnp.zeros_like(self.log_densities))
 
     @property
-    def first_fault(self) -> int | None:
+    def first_fault(self) -> Fault | None:
         """The first step, in any batch entry, at which a belief stopped being a distribution; None if all are sound."""
-        if not is_concrete(self.log_densities):
-            return None
-        bad = ~np.isfinite(np.asarray(self.log_densities)).reshape(len(self), -1).all(axis=1)
-        return int(np.argmax(bad)) if bad.any() else None
+        return first_fault(self)
 
     def network_after(self) -> Network:
         """The network that starts from the beliefs after the last step: a run on later data goes on there."""
@@ -97,10 +97,12 @@ class NetworkRun:
     def __repr__(self) -> str:
         head = f"NetworkRun({self.network.name!r}, {len(self)} steps"
         if self.log_densities.ndim > 1:
-            return f"{head}, batch of {self.log_densities.shape[1]})"
+            head = f"{head}, batch of {self.log_densities.shape[1]}"
         if not is_concrete(self.log_densities):
             return head + ")"
         fault = self.first_fault
         if fault is not None:
-            return f"{head}, broke down at step {fault}: a precision is not positive, or a number not finite)"
+            return f"{head}, broke down at {fault.explain()})"
+        if self.log_densities.ndim > 1:
+            return head + ")"
         return f"{head}, log likelihood {float(self.log_likelihood):.4f} nats)"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from probinf.predictive_coding import composites
+from probinf.predictive_coding.faults import Flag, flag_of
 from probinf.predictive_coding.learning import Learnt, learn
 from probinf.predictive_coding.plan import Numbers, Plan
 from probinf.predictive_coding.prediction import Carry, Prediction, predict
@@ -48,17 +49,29 @@ class Outcome(NamedTuple):
         nodes: beliefs of states and leaves by node index.
         composites: what happened at composite inputs, by node index.
         log_density: log predictive density of everything observed in this step, nats; -inf where the step broke down.
+        flag: which node broke down; None where nobody asked.
     """
 
     nodes: dict[int, NodeBelief]
     composites: dict[int, dict[str, Any]]
     log_density: Any
+    flag: Flag | None = None
 
 
 def step(
-    plan: Plan, numbers: Numbers, carry: Carry, values: dict[int, Any], flags: dict[int, Any], dt: Any
+    plan: Plan,
+    numbers: Numbers,
+    carry: Carry,
+    values: dict[int, Any],
+    flags: dict[int, Any],
+    dt: Any,
+    *,
+    flagged: bool = False,
 ) -> tuple[Carry, Outcome]:
-    """One step; `values` and `flags` (None: observed) are those of the fed inputs, `dt` is None for a length of 1."""
+    """One step; `values` and `flags` (None: observed) are those of the fed inputs, `dt` is None for a length of 1.
+
+    `flagged` asks for the node that broke down; where only the density counts it would be work for nothing.
+    """
     predictions = predict(plan, numbers, carry, dt)
     seen = dict(values), dict(flags)
     for i in plan.composites:
@@ -77,7 +90,8 @@ def step(
     new_carry = Carry(
         tuple(learnt[i].mean for i in plan.states), tuple(learnt[i].precision for i in plan.states), tuple(memories)
     )
-    return new_carry, Outcome(nodes, happened, log_density)
+    flag = flag_of(plan, predictions, learnt, dt) if flagged else None
+    return new_carry, Outcome(nodes, happened, log_density, flag)
 
 
 def _belief(plan: Plan, i: int, prediction: Prediction, learnt: Learnt) -> NodeBelief:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from probinf.errors import ArgumentError
+from probinf import _jax
+from probinf.errors import ArgumentError, DataError
 from probinf.transformations.running import filled
 
 
@@ -42,6 +43,18 @@ def ancestors_from_run_ends(run_ends: jax.Array, weights: jax.Array, num: int) -
     return filled(starts, jnp.where(live, index, 0), first, num, n)
 
 
+def _check_log_weights(log_weights: Any) -> None:
+    """Refuse what cannot be log weights. Compiled code cannot raise: what runs there flags its weights itself."""
+    values = np.asarray(log_weights)
+    bad = np.isnan(values) | (values == np.inf)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise DataError(
+            f"log_weights: {int(bad.sum())} of {bad.size} are NaN or inf, the first at index {first}. A log weight is "
+            "a number, or -inf for a particle of weight zero; negative weights have no logarithm."
+        )
+
+
 class Ancestors(dist.Distribution):
     """A law of `num` ancestors given log weights; the base of all schemes. Batched over leading axes of the weights.
 
@@ -57,6 +70,8 @@ class Ancestors(dist.Distribution):
     draw_dtype: ClassVar[Any] = jnp.dtype("int32")
 
     def __init__(self, log_weights: jax.Array, num: int) -> None:
+        if not isinstance(log_weights, _jax.Tracer):
+            _check_log_weights(log_weights)
         self.log_weights = log_weights
         self.num = num
         super().__init__(batch_shape=log_weights.shape[:-1], event_shape=(num,))
