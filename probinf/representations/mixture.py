@@ -1,4 +1,4 @@
-"""Gaussian mixtures as data: densities, draws, moments, marginals, reduction and fitting."""
+"""Gaussian mixtures as data: densities, draws, moments, marginals, conditioning, products, reduction and fitting."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from probinf.errors import ArgumentError, ArgumentTypeError, DataError
+from probinf.errors import ArgumentError, DataError
 from probinf.random import as_key
+from probinf.representations import mixture_algebra, mixture_divergence
 from probinf.representations.belief import AbstractBelief
 from probinf.representations.concrete import is_concrete
-from probinf.representations.mixture_fit import expectation_maximisation, gaussian_log_density
+from probinf.representations.mixture_bijection import Support, constrained
+from probinf.representations.mixture_checks import (
+    as_float_array,
+    check_component_count,
+    check_covariances,
+    check_factors,
+    check_finite,
+    check_points,
+    check_shapes,
+    check_weights,
+)
+from probinf.representations.mixture_fit import expectation_maximisation, gaussian_log_density, refine
 from probinf.representations.mixture_reduction import runnalls
-
-#: Weights may differ from a sum of one by this much (they are then divided by their sum, which is rounding).
-WEIGHT_TOLERANCE = 1e-5
 
 
 class GaussianMixture(AbstractBelief):
@@ -49,14 +58,14 @@ class GaussianMixture(AbstractBelief):
         """
         if (covariances is None) == (scale_tril is None):
             raise ArgumentError("GaussianMixture: pass either covariances or scale_tril, not both and not neither.")
-        weights, means = _floats("weights", weights), _floats("means", means)
+        weights, means = as_float_array("weights", weights), as_float_array("means", means)
         given, name = (covariances, "covariances") if scale_tril is None else (scale_tril, "scale_tril")
-        matrices = _floats(name, given)
-        _check_shapes(weights, means, matrices, name)
+        matrices = as_float_array(name, given)
+        check_shapes(weights, means, matrices, name)
         if is_concrete(weights, means, matrices):
-            _check_weights(np.asarray(weights))
-            _check_finite("means", np.asarray(means))
-            check_covariances(np.asarray(matrices)) if scale_tril is None else _check_factors(np.asarray(matrices))
+            check_weights(np.asarray(weights))
+            check_finite("means", np.asarray(means))
+            check_covariances(np.asarray(matrices)) if scale_tril is None else check_factors(np.asarray(matrices))
         weights = weights / jnp.sum(weights)
         self.log_weights = jnp.log(weights)
         self.means = means
@@ -65,7 +74,7 @@ class GaussianMixture(AbstractBelief):
     @classmethod
     def gaussian(cls, mean: Any, covariance: Any) -> GaussianMixture:
         """One Gaussian: mean (d,) and covariance (d, d)."""
-        mean, covariance = _floats("mean", mean), _floats("covariance", covariance)
+        mean, covariance = as_float_array("mean", mean), as_float_array("covariance", covariance)
         return cls(jnp.ones(1, mean.dtype), mean[None], covariance[None])
 
     @classmethod
@@ -82,15 +91,17 @@ class GaussianMixture(AbstractBelief):
             ArgumentError: `k` is not a positive integer, or shapes do not fit.
             DataError: values are not finite, all weights are zero, or the points lie in a subspace.
         """
-        x = _floats("x", x)
+        x = as_float_array("x", x)
         if x.ndim != 2 or x.shape[0] == 0:
             raise ArgumentError(f"x: expected points of shape (n, d) with n > 0, found shape {x.shape}.")
         check_component_count(k)
-        log_weights = jnp.zeros(x.shape[0], x.dtype) if log_weights is None else _floats("log_weights", log_weights)
+        log_weights = (
+            jnp.zeros(x.shape[0], x.dtype) if log_weights is None else as_float_array("log_weights", log_weights)
+        )
         if log_weights.shape != x.shape[:1]:
             raise ArgumentError(f"log_weights: expected shape {x.shape[:1]} as x has rows, found {log_weights.shape}.")
         if is_concrete(x, log_weights):
-            _check_points(np.asarray(x), np.asarray(log_weights))
+            check_points(np.asarray(x), np.asarray(log_weights))
         weights, means, covs = expectation_maximisation(as_key(key, argument="key"), x, jax.nn.softmax(log_weights), k)
         if is_concrete(covs):
             try:
@@ -154,11 +165,54 @@ class GaussianMixture(AbstractBelief):
 
     def marginal(self, indices: Sequence[int]) -> GaussianMixture:
         """The mixture of the coordinates `indices`, in that order."""
-        index = np.asarray(indices, int).reshape(-1)
-        if index.size == 0 or np.any(index < -self.dim) or np.any(index >= self.dim):
-            raise ArgumentError(f"indices: expected numbers below {self.dim}, found {list(index)}.")
+        index = self._coordinates(indices)
         covs = self.covariances[:, index][:, :, index]
         return _build(self.log_weights, self.means[:, index], jnp.linalg.cholesky(covs))
+
+    def condition(self, indices: Sequence[int], values: Any) -> GaussianMixture:
+        """The mixture of the other coordinates, in their order, given values of the coordinates `indices`.
+
+        Args:
+            indices: at least one, not all; no coordinate twice.
+            values: shape (len(indices),).
+
+        Example:
+            `GaussianMixture.gaussian([0, 0], [[1, 0.5], [0.5, 1]]).condition([0], [2.0])` is N(1, 0.75).
+        """
+        index = self._coordinates(indices) % self.dim
+        if index.size >= self.dim or np.unique(index).size < index.size:
+            raise ArgumentError(
+                f"indices: expected some but not all of {self.dim} coordinates, each once, found {list(index)}."
+            )
+        values = as_float_array("values", values).astype(self.means.dtype)
+        if values.shape != index.shape:
+            raise ArgumentError(f"values: expected shape {index.shape} as indices, found {values.shape}.")
+        order = np.concatenate([index, np.setdiff1d(np.arange(self.dim), index)])
+        return _build(*mixture_algebra.condition(self._parameters, jnp.asarray(order, jnp.int32), values))
+
+    def product(self, other: GaussianMixture) -> tuple[GaussianMixture, Float[Array, ""]]:
+        """The normalised product of two densities, K L components, and the log of the product's integral, nats.
+
+        With a prior and a Gaussian-mixture likelihood these are the posterior and the log evidence.
+        """
+        self._check_dim(other)
+        log_mass, parameters = mixture_algebra.product(self._parameters, other._parameters)
+        return _build(*parameters), log_mass
+
+    def prune(self, k: int | None = None, *, below: float = 0.0) -> GaussianMixture:
+        """The `k` heaviest components, heaviest first; those lighter than `below` are emptied; renormalised.
+
+        The number of components is `k` (the present one by default) whatever the weights, so that this works in
+        compiled code. The heaviest is never emptied.
+        """
+        if k is not None:
+            check_component_count(k)
+        if not 0.0 <= below <= 1.0:
+            raise ArgumentError(f"below: expected a weight between 0 and 1, found {below}.")
+        log_weights, order = jax.lax.top_k(self.log_weights, min(k or self.num_components, self.num_components))
+        kept = (jnp.exp(log_weights) >= below) | (jnp.arange(order.shape[0]) == 0)
+        log_weights = jax.nn.log_softmax(jnp.where(kept, log_weights, -jnp.inf))
+        return _build(log_weights, self.means[order], self.scale_tril[order])
 
     def reduce(self, k: int) -> GaussianMixture:
         """At most `k` components, by moment-preserving merges (Runnalls 2007); mean and covariance do not change."""
@@ -171,10 +225,68 @@ class GaussianMixture(AbstractBelief):
     def as_mixture(self, k: int) -> GaussianMixture:
         return self.reduce(k)
 
+    def refine(self, x: Any, log_weights: Any = None, *, steps: int = 2, strength: float = 10.0) -> GaussianMixture:
+        """Moved towards weighted points (n, d) by `steps` of expectation maximisation, itself worth `strength` points.
+
+        For fits inside loops, where `from_samples` would start from nothing every time.
+        """
+        x = as_float_array("x", x)
+        log_weights = (
+            jnp.zeros(x.shape[0], x.dtype) if log_weights is None else as_float_array("log_weights", log_weights)
+        )
+        start = (self.weights, self.means, self.covariances)
+        weights, means, covs = refine(start, x, jax.nn.softmax(log_weights), steps=steps, strength=strength)
+        return _build(jnp.log(weights), means, jnp.linalg.cholesky(covs))
+
+    def kl(self, other: GaussianMixture, key: int | jax.Array = 0, n: int = 10_000) -> tuple[Array, Array]:
+        """KL(self || other) by Monte Carlo: the mean of the log ratio at `n` draws, and its standard error, nats.
+
+        Unbiased. Infinite where a draw has density zero under the other mixture.
+        """
+        self._check_dim(other)
+        x = self.sample(as_key(key, argument="key"), n)
+        ratio = self.log_prob(x) - other.log_prob(x)
+        return jnp.mean(ratio), jnp.std(ratio, ddof=1) / n**0.5
+
+    def kl_bounds(self, other: GaussianMixture) -> tuple[Array, Array]:
+        """Numbers below and above KL(self || other) in closed form, nats; equal for two single Gaussians."""
+        self._check_dim(other)
+        return mixture_divergence.kl_bounds(self._parameters, other._parameters)
+
+    def constrained(self, supports: Sequence[Support]) -> dist.Distribution:
+        """The distribution of constrained values x where this mixture is over f(x), as a NumPyro distribution.
+
+        Values are vectors: the blocks of all supports, flattened, one after the other. Densities are with respect to
+        the values themselves (of a simplex, to all entries but the last).
+
+        Args:
+            supports: NumPyro constraints, or pairs of one and the shape of its value, that take up d coordinates.
+
+        Example:
+            `mixture.constrained([constraints.positive, (constraints.simplex, (3,))])` has d = 3 and values of 4.
+        """
+        return constrained(self.as_distribution(), supports)
+
     def as_distribution(self) -> dist.Distribution:
         """The same as a NumPyro distribution with event shape (d,)."""
         components = dist.MultivariateNormal(self.means, scale_tril=self.scale_tril)
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.log_weights), components)
+        # NumPyro's own check refuses -inf, which is an empty component here.
+        which = dist.Categorical(logits=self.log_weights, validate_args=False)
+        return dist.MixtureSameFamily(which, components)
+
+    @property
+    def _parameters(self) -> mixture_algebra.Parameters:
+        return self.log_weights, self.means, self.scale_tril
+
+    def _coordinates(self, indices: Sequence[int]) -> np.ndarray:
+        index = np.asarray(indices, int).reshape(-1)
+        if index.size == 0 or np.any(index < -self.dim) or np.any(index >= self.dim):
+            raise ArgumentError(f"indices: expected numbers below {self.dim}, found {list(index)}.")
+        return index
+
+    def _check_dim(self, other: GaussianMixture) -> None:
+        if other.dim != self.dim:
+            raise ArgumentError(f"other: expected a mixture over {self.dim} coordinates, found {other.dim}.")
 
     def __repr__(self) -> str:
         return f"GaussianMixture(num_components={self.num_components}, dim={self.dim})"
@@ -186,97 +298,3 @@ def _build(log_weights: Array, means: Array, scale_tril: Array) -> GaussianMixtu
     for name, value in (("log_weights", log_weights), ("means", means), ("scale_tril", scale_tril)):
         object.__setattr__(mixture, name, value)
     return mixture
-
-
-def check_component_count(k: Any) -> None:
-    """Raise unless `k` is a positive integer."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise ArgumentTypeError(f"k: expected a positive integer, found {k!r}.")
-    if k < 1:
-        raise ArgumentError(f"k: expected a positive integer, found {k}.")
-
-
-def _floats(name: str, value: Any) -> Array:
-    if isinstance(value, Sequence) and not is_concrete(value):
-        value = jnp.asarray(value)
-    if not isinstance(value, jax.Array):
-        try:
-            value = np.asarray(value)
-        except ValueError as error:
-            raise ArgumentError(f"{name}: components have different dimensions ({error}).") from error
-        if value.dtype.kind not in "fiu":
-            raise ArgumentTypeError(f"{name}: expected real numbers, found dtype {value.dtype}.")
-    dtype = value.dtype if jnp.issubdtype(value.dtype, jnp.floating) else float
-    return jnp.asarray(value, jax.dtypes.canonicalize_dtype(dtype))
-
-
-def _check_shapes(weights: Array, means: Array, matrices: Array, name: str) -> None:
-    if weights.ndim != 1 or weights.shape[0] == 0:
-        raise ArgumentError(f"weights: expected shape (K,) with K > 0, found {weights.shape}.")
-    if means.ndim != 2 or means.shape[0] != weights.shape[0]:
-        raise ArgumentError(f"means: expected shape ({weights.shape[0]}, d) for K weights, found {means.shape}.")
-    expected = (*means.shape, means.shape[1])
-    if matrices.shape != expected:
-        raise ArgumentError(f"{name}: expected shape {expected} for these means, found {matrices.shape}.")
-
-
-def _check_finite(name: str, value: np.ndarray) -> None:
-    bad = np.argwhere(~np.isfinite(value))
-    if len(bad):
-        where = tuple(int(i) for i in bad[0])
-        raise ArgumentError(
-            f"{name}: component {where[0]} is not finite: {value[tuple(bad[0])]} at index {where}; "
-            f"{len(bad)} such values in all."
-        )
-
-
-def _check_weights(weights: np.ndarray) -> None:
-    _check_finite("weights", weights)
-    if np.any(weights < 0.0):
-        k = int(np.argmin(weights))
-        raise ArgumentError(f"weights: component {k} has the negative weight {weights[k]:.6g}.")
-    total = float(weights.sum())
-    if abs(total - 1.0) > WEIGHT_TOLERANCE:
-        raise ArgumentError(
-            f"weights: they sum to {total:.8g}, expected 1 within {WEIGHT_TOLERANCE:g}. Divide by the sum first."
-        )
-
-
-def check_covariances(covs: np.ndarray, name: str = "covariances") -> None:
-    """Raise unless every matrix (K, d, d) is finite, symmetric and positive definite."""
-    _check_finite(name, covs)
-    eps = np.finfo(covs.dtype).eps
-    for k, cov in enumerate(covs):
-        gap = float(np.abs(cov - cov.T).max())
-        if gap > np.sqrt(eps) * np.abs(cov).max():
-            raise ArgumentError(
-                f"{name}: component {k} is not symmetric: entries differ from their mirror image by up to {gap:.3g}, "
-                f"allowed {np.sqrt(eps):.1g} of the largest entry."
-            )
-        eigenvalues = np.linalg.eigvalsh(cov.astype(np.float64))
-        if eigenvalues[0] <= len(cov) * eps * max(eigenvalues[-1], 0.0):
-            raise ArgumentError(
-                f"{name}: component {k} is not positive definite: smallest eigenvalue {eigenvalues[0]:.6g}, "
-                f"largest {eigenvalues[-1]:.6g}; expected the smallest above {len(cov) * eps:.1g} of the largest."
-            )
-
-
-def _check_factors(factors: np.ndarray) -> None:
-    _check_finite("scale_tril", factors)
-    upper = np.abs(np.triu(factors, 1)).max(axis=(1, 2))
-    lowest = np.diagonal(factors, axis1=1, axis2=2).min(axis=1)
-    if np.any(upper > 0.0):
-        raise ArgumentError(f"scale_tril: component {int(np.argmax(upper))} is not lower triangular.")
-    if np.any(lowest <= 0.0):
-        k = int(np.argmin(lowest))
-        raise ArgumentError(f"scale_tril: component {k} has the diagonal entry {lowest[k]:.6g}, expected positive.")
-
-
-def _check_points(x: np.ndarray, log_weights: np.ndarray) -> None:
-    bad = np.argwhere(~np.isfinite(x))
-    if len(bad):
-        raise DataError(f"x: {len(bad)} values are not finite, the first at index {tuple(int(i) for i in bad[0])}.")
-    if np.any(np.isnan(log_weights)) or np.any(log_weights == np.inf):
-        raise DataError(f"log_weights: {int(np.sum(~(log_weights < np.inf)))} values are NaN or +inf.")
-    if np.all(log_weights == -np.inf):
-        raise DataError("log_weights: all are -inf, so no point has any weight.")

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from probinf.representations.mixture_reduction import merge_pair
+
 _MAX_ITERATIONS = 200  # an end for every input; on separable data EM settles within tens
 _TOLERANCE = 1e-7  # nats per point gained by an iteration below which it stops
 _FLOOR = 1e-6  # share of the overall covariance added to every component: keeps a one-point component regular
@@ -26,9 +28,14 @@ def gaussian_log_density(
     x: Float[Array, " dim"], mean: Float[Array, " dim"], scale_tril: Float[Array, "dim dim"]
 ) -> Float[Array, ""]:
     """Log N(x; mean, L L') for one point, in nats."""
-    residual = jax.scipy.linalg.solve_triangular(scale_tril, x - mean, lower=True)
+    white = jax.scipy.linalg.solve_triangular(scale_tril, x - mean, lower=True)
+    return log_normal_of_white(white, scale_tril)
+
+
+def log_normal_of_white(white: Float[Array, " dim"], scale_tril: Float[Array, "dim dim"]) -> Float[Array, ""]:
+    """Log density of mean + L white under N(mean, L L'), in nats."""
     log_det = jnp.sum(jnp.log(jnp.diagonal(scale_tril)))
-    return -0.5 * (residual @ residual) - log_det - 0.5 * x.shape[0] * jnp.log(2.0 * jnp.pi)
+    return -0.5 * (white @ white) - log_det - 0.5 * white.shape[0] * jnp.log(2.0 * jnp.pi)
 
 
 @functools.partial(jax.jit, static_argnames="k")
@@ -101,3 +108,44 @@ def expectation_maximisation(
     infinite = jnp.asarray(jnp.inf, x.dtype)
     mixture, *_ = jax.lax.while_loop(unfinished, iterate, ((uniform, means, covs), -infinite, infinite, 0))
     return mixture
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def refine(
+    start: tuple[Float[Array, " k"], Float[Array, "k dim"], Float[Array, "k dim dim"]],
+    x: Float[Array, "n dim"],
+    weights: Float[Array, " n"],
+    *,
+    steps: int = 2,
+    strength: float | Float[Array, ""] = 10.0,
+) -> tuple[Float[Array, " k"], Float[Array, "k dim"], Float[Array, "k dim dim"]]:
+    """Move a mixture towards weighted points by a few steps of expectation maximisation from it.
+
+    The mixture counts like `strength` further points drawn from it and the points like their effective number, so
+    that components with few points stay where they are and every covariance stays positive definite.
+
+    Args:
+        start: weights (k,), means and covariances; components of weight zero stay empty.
+        x: points, shape (n, d).
+        weights: of the points, summing to one.
+        steps: of expectation maximisation.
+        strength: points that `start` counts for.
+
+    Returns:
+        Weights, means and covariances.
+    """
+    ess = 1.0 / jnp.sum(weights**2)
+    trust = ess / (ess + strength)
+
+    def step(mixture: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
+        old_weights, means, covs = mixture
+        densities = jax.vmap(jax.vmap(gaussian_log_density, in_axes=(None, 0, 0)), in_axes=(0, None, None))(
+            x, means, jnp.linalg.cholesky(covs)
+        )
+        shares = weights[:, None] * jax.nn.softmax(densities + jnp.log(old_weights)[None], axis=1)
+        mass = jnp.sum(shares, axis=0)
+        found = jax.vmap(weighted_moments, in_axes=(None, 1))(x, shares / jnp.where(mass > 0.0, mass, 1.0)[None])
+        pairs = (trust * mass, *found, (1.0 - trust) * start[0], *start[1:])
+        return jax.vmap(merge_pair)(*pairs), None
+
+    return jax.lax.scan(step, start, length=steps)[0]

@@ -174,7 +174,9 @@ def _of_sampler(
     def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         k_draw, k_ties = jax.random.split(key)
         found = sampler(program, k_draw)
-        levels = _levels(_quantities(found.program, found.truth, found.values), found.log_weights, found.own, k_ties)
+        levels = randomised_ranks(
+            _quantities(found.program, found.truth, found.values), found.log_weights, found.own, k_ties
+        )
         return levels, jnp.zeros(found.log_weights.shape)
 
     run = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=min(_BATCH, count)))
@@ -186,7 +188,7 @@ def _of_method(
     program: Program, method: Any, thin: int | None, key: jax.Array, count: int
 ) -> tuple[dict[str, np.ndarray], int]:
     def rank(operands: Any, truth: dict, values: dict, *weights_and_key: jax.Array) -> jax.Array:
-        return _levels(_quantities(program.with_operands(operands), truth, values), *weights_and_key)
+        return randomised_ranks(_quantities(program.with_operands(operands), truth, values), *weights_and_key)
 
     compiled = jax.jit(rank)
     rows, size = [], 0
@@ -219,10 +221,10 @@ def _quantities(program: Program, truth: dict, values: dict) -> tuple[jax.Array,
     return one(truth), jax.vmap(one)(values)
 
 
-def _levels(
+def randomised_ranks(
     quantities: tuple[jax.Array, jax.Array], log_weights: jax.Array, own: jax.Array, key: jax.Array
 ) -> jax.Array:
-    """(Q,), the randomised weighted ranks of the truth."""
+    """(Q,), the randomised weighted ranks of the truth: quantities of the truth (Q,) and of the draws (L, Q)."""
     mine, theirs = quantities
     every = jax.nn.softmax(jnp.concatenate([log_weights.astype(float), own.astype(float).reshape(1)]))
     weights, share = every[:-1, None], every[-1]

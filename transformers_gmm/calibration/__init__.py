@@ -1,0 +1,1 @@
+"""Whether answers are calibrated, and how far they are from the exact ones."""
