@@ -1,0 +1,126 @@
+"""Networks that filter: the posterior of one step is the prior of the next, in training as in use."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from probinf.representations.mixture import GaussianMixture
+from probinf.streaming.system import System
+from transformers_gmm.components import Components
+from transformers_gmm.examples import Problem
+from transformers_gmm.task import AbstractTask
+
+_FAR = 50.0  # nats; a filter that has lost its target says so with thousands, which would drown all other examples
+
+
+class Step(eqx.Module):
+    """What is known of one instant, for a batch of series.
+
+    Attributes:
+        moves: whether time has passed since the belief before, shape (...).
+        control: inputs of the motion, shape (..., C); C may be 0.
+        values: sensor -> value, shape (..., m); anything finite where absent.
+        present: sensor -> whether it reported, shape (...).
+    """
+
+    moves: Bool[Array, "*batch"]
+    control: Float[Array, "*batch controls"]
+    values: dict[str, Float[Array, "..."]]
+    present: dict[str, Bool[Array, "..."]]
+
+
+class Series(eqx.Module):
+    """Simulated series: priors of shape (n, ...), states (T, n, D) and steps whose arrays lead with (T, n)."""
+
+    prior: Components
+    states: Float[Array, "time batch dim"]
+    steps: Step
+
+
+class AbstractRecurrentTask(AbstractTask):
+    """A state-space model whose belief is a mixture.
+
+    All values of one instant make one problem, so their order cannot matter, and a sensor that is silent is a masked
+    token. Training runs the filter along simulated series and then learns from windows of them, each from the belief that the
+    filter had at its start: the beliefs of training are those of use, and what a window forgets costs it later.
+
+    Attributes:
+        sensors: name -> number of entries of a value.
+        num_controls: C, inputs of the motion.
+        horizon: T, steps of a training series.
+        unroll: steps through which a gradient flows, a divisor of `horizon`.
+        groups: optimiser steps for each run of a batch of series, one for each group of series.
+    """
+
+    sensors: eqx.AbstractVar[dict[str, int]]
+    num_controls: eqx.AbstractVar[int]
+    horizon: eqx.AbstractVar[int]
+    unroll: eqx.AbstractVar[int]
+    groups: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def simulate(self, key: jax.Array, n: int) -> Series: ...
+
+    @abc.abstractmethod
+    def problem(self, previous: Components, step: Step) -> Problem:
+        """The belief after the step, as far as it is known without learning, and what to correct it by."""
+
+    @abc.abstractmethod
+    def system(self, prior: GaussianMixture) -> System:
+        """The same model for every other filter, with unit steps of time."""
+
+    @property
+    def updates(self) -> int:
+        return self.groups
+
+    def pieces(self, network: Any, examples: Series) -> tuple[Components, Step, Array]:
+        def one(belief: Components, given: tuple[Step, Array]) -> tuple[Components, Components]:
+            return network(self.problem(belief, given[0])), belief
+
+        data = (examples.steps, examples.states)
+        _, before = jax.lax.scan(one, examples.prior, data)
+        starts = jax.tree.map(lambda x: x[:: self.unroll], before)
+        windows = jax.tree.map(lambda x: x.reshape(-1, self.unroll, *x.shape[1:]), data)
+        n = examples.states.shape[1] // self.groups
+
+        def grouped(x: Array, axis: int) -> Array:
+            """Series into groups, and the windows of a group side by side."""
+            split = jnp.moveaxis(x.reshape(*x.shape[:axis], self.groups, n, *x.shape[axis + 1 :]), axis, 0)
+            split = jnp.moveaxis(split, 1, axis)  # the axis of windows, next to that of series
+            return split.reshape(*split.shape[:axis], -1, *split.shape[axis + 2 :])
+
+        steps, states = jax.tree.map(lambda x: grouped(x, 2), windows)
+        return jax.tree.map(lambda x: grouped(x, 1), starts), steps, states
+
+    def loss(self, network: Any, piece: tuple[Components, Step, Array]) -> Float[Array, ""]:
+        return -jnp.mean(bounded(run(network, self, *piece)[1]))
+
+
+def run(
+    network: Any, task: AbstractRecurrentTask, prior: Components, steps: Step, states: Float[Array, "time batch dim"]
+) -> tuple[Components, Float[Array, "time batch"]]:
+    """Filter a batch of series: the last belief, and log q(x*) of every step, (T, n)."""
+
+    def one(belief: Components, given: tuple[Step, Array]) -> tuple[Components, Array]:
+        step, state = given
+        belief = network(task.problem(belief, step))
+        return belief, belief.log_prob(state[..., None, :])[..., 0]
+
+    return jax.lax.scan(one, prior, (steps, states))
+
+
+def base_only(problem: Problem) -> Components:
+    """The network that has learned nothing."""
+    return problem.base
+
+
+def bounded(scores: Array) -> Array:
+    """Log scores whose tail below -50 nats grows like a logarithm: lost series stay in the loss, but do not rule it."""
+    lost = jnp.maximum(-scores - _FAR, 0)
+    return jnp.where(scores < -_FAR, -_FAR - jnp.log1p(lost), scores)

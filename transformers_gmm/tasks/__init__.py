@@ -1,0 +1,1 @@
+"""Problems that networks of this package are trained on, one file each."""
