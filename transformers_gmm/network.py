@@ -15,6 +15,7 @@ from transformers_gmm.examples import Problem
 
 NARROWEST, WIDEST = 1e-3, 30.0  # width of a component, in units of the frame
 FARTHEST = 30.0  # how far a mean can be moved at once, in its own step
+_EMPTY = -1e4  # finite, where arithmetic with -inf would give NaN
 LIGHTEST = -12.0  # log weight below which a component is as good as empty; the network can still call it back
 
 
@@ -70,7 +71,7 @@ def framed_features(problem: Problem) -> Float[Array, "*batch comps features"]:
 
 
 def corrected(problem: Problem, correction: Float[Array, "*batch comps features"]) -> Components:
-    """The base with corrections (..., K, 1 + D + D(D+1)/2) applied; zeros change nothing but weights below 6e-6."""
+    """The base with corrections (..., K, 1 + D + D(D+1)/2) applied; zeros change nothing."""
     base, dim = problem.base, problem.base.dim
     kind = base.means.dtype
     correction = correction.astype(kind)
@@ -85,7 +86,7 @@ def corrected(problem: Problem, correction: Float[Array, "*batch comps features"
     width, frame = jnp.sqrt(jnp.sum(factors**2, axis=-1)), problem.scale[..., None, :]
     held = jnp.clip(width, NARROWEST * frame, WIDEST * frame) / width
     return Components(
-        jax.nn.log_softmax(jnp.maximum(base.log_weights, jnp.asarray(LIGHTEST, kind)) + weight[..., 0], axis=-1),
+        jax.nn.log_softmax(_lifted(base.log_weights, weight[..., 0]), axis=-1),
         base.means + step * jnp.clip(mean, -FARTHEST, FARTHEST),
         factors * held[..., None],
     )
@@ -99,6 +100,14 @@ def lower_triangular(diagonal: Float[Array, "*batch dim"], below: Float[Array, "
     where[np.tril_indices(dim, -1)] = dim + np.arange(below.shape[-1])
     parts = jnp.concatenate([diagonal, below, jnp.zeros_like(diagonal[..., :1])], axis=-1)
     return parts[..., where]
+
+
+def _lifted(log_weights: Array, change: Array) -> Array:
+    """Log weights plus a change; one that is changed at all is first lifted to `LIGHTEST`, so it can be called back."""
+    log_weights = jnp.maximum(log_weights, jnp.asarray(_EMPTY, log_weights.dtype))
+    lift = jnp.maximum(jnp.asarray(LIGHTEST, log_weights.dtype) - log_weights, 0)
+    is_changed = -jnp.expm1(-((100 * change) ** 2))
+    return log_weights + change + lift * is_changed
 
 
 def _count(dim: int) -> int:

@@ -86,14 +86,15 @@ class AbstractRecurrentTask(AbstractTask):
         data = (examples.steps, examples.states)
         _, before = jax.lax.scan(one, examples.prior, data)
         starts = jax.tree.map(lambda x: x[:: self.unroll], before)
-        windows = jax.tree.map(lambda x: x.reshape(-1, self.unroll, *x.shape[1:]), data)
+        windows = jax.tree.map(lambda x: x.reshape(self.horizon // self.unroll, self.unroll, *x.shape[1:]), data)
         n = examples.states.shape[1] // self.groups
 
         def grouped(x: Array, axis: int) -> Array:
             """Series into groups, and the windows of a group side by side."""
             split = jnp.moveaxis(x.reshape(*x.shape[:axis], self.groups, n, *x.shape[axis + 1 :]), axis, 0)
             split = jnp.moveaxis(split, 1, axis)  # the axis of windows, next to that of series
-            return split.reshape(*split.shape[:axis], -1, *split.shape[axis + 2 :])
+            size = split.shape[axis] * split.shape[axis + 1]
+            return split.reshape(*split.shape[:axis], size, *split.shape[axis + 2 :])
 
         steps, states = jax.tree.map(lambda x: grouped(x, 2), windows)
         return jax.tree.map(lambda x: grouped(x, 1), starts), steps, states

@@ -81,7 +81,7 @@ class Training(Loop):
             piece, done = given
             loss, gradient = jax.value_and_grad(loss_of)(weights, piece)
             # One impossible example would otherwise end the run: such a step is left out.
-            sound = jnp.isfinite(optax.global_norm(gradient))
+            sound = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradient)]))
             gradient = jax.tree.map(lambda g: jnp.where(sound, g, 0), gradient)
             change, moments = self.optimiser.update(gradient, moments, weights)
             rate = learning_rate(self.config, done / total)

@@ -47,12 +47,13 @@ def save_network(path: str | Path, network: Any, *, kind: str, task: str, record
     return path
 
 
-def load_network(path: str | Path, kinds: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def load_network(path: str | Path, kinds: dict[str, Any], *, task: str | None = None) -> tuple[Any, dict[str, Any]]:
     """The network of a file and its header, its JSON parts read.
 
     Args:
         path: of the file.
         kinds: name -> function from a config and `rngs` to an untrained network.
+        task: what it must have been trained for; anything if left out.
 
     Raises:
         CheckpointError: the file is missing, cut short, altered, of another schema or for another network.
@@ -73,6 +74,8 @@ def load_network(path: str | Path, kinds: dict[str, Any]) -> tuple[Any, dict[str
         raise CheckpointError(f"{path}: the checksum differs: the file was altered or damaged. Fetch it again.")
     if header["kind"] not in kinds:
         raise CheckpointError(f"{path}: a network of kind {header['kind']!r}, expected one of {sorted(kinds)}.")
+    if task is not None and header["task"] != task:
+        raise CheckpointError(f"{path}: a network for the task {header['task']!r}, expected {task!r}.")
     config = NetworkConfig(**json.loads(header["config"]))
     network = nnx.eval_shape(lambda: kinds[header["kind"]](config, rngs=nnx.Rngs(0)))
     definition, weights = nnx.split(network, nnx.Param)

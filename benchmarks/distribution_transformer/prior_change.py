@@ -151,16 +151,33 @@ def _adaptive(task: Any, prior: suite.Prior, data: jax.Array, key: jax.Array) ->
     whole = prior.components()
     start = GaussianMixture(jnp.exp(whole.log_weights[0]), whole.means[0], scale_tril=whole.scale_tril[0])
     proposal, target = start, _target(task, prior, data)
-    *early, last = jax.random.split(key, 4)
+    *early, last = jax.random.split(key, 6)
     for k in early:
         weighed = importance_sample(proposal, target, k, num_draws=DRAWS)
-        fitted = weighed.mixture(2, k)
+        fitted = GaussianMixture.from_samples(weighed.draws, _tempered(weighed.log_weights, DRAWS / 5), 2, k)
         wide = GaussianMixture(fitted.weights, fitted.means, 1.5 * fitted.covariances)
         proposal = defensive(wide, start, share=0.2)
     weighed = importance_sample(proposal, target, last, num_draws=5 * DRAWS)
     if weighed.ess < DRAWS / 2:
         raise RuntimeError(f"the reference has an effective size of {weighed.ess:.0f} only")
     return _resample(weighed.draws, weighed.log_weights, last)
+
+
+def _tempered(log_weights: np.ndarray, ess: float) -> np.ndarray:
+    """Log weights times the largest power at most one that leaves that effective size."""
+    log_weights = np.maximum(log_weights - log_weights.max(), -1e3)
+
+    def size(power: float) -> float:
+        weights = np.exp(power * log_weights)
+        return float(weights.sum() ** 2 / np.sum(weights**2))
+
+    low, high = 0.0, 1.0
+    if size(high) >= ess:
+        return log_weights
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if size(middle) >= ess else (low, middle)
+    return low * log_weights
 
 
 def _target(task: Any, prior: suite.Prior, data: jax.Array) -> Target:

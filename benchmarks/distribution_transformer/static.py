@@ -123,8 +123,8 @@ def process(network: Network, n: int, seed: int) -> Iterator[Row]:
         claim = f"Gaussian process, {label}: negative log score minus the exact posterior's"
         note = f"exact score {_mean_error(units[i] - at_truth[i])}, prior only {_mean_error(at_truth[i] - of_prior[i])}"
         scores = (np.asarray(part.log_prob(x), float) for part, x in (parts[i] for parts in answers))
-        gaps = [np.sum(weights * (truth[i] - score), axis=1) for score in scores]
-        yield _gap_row(claim, *gaps, target, note)
+        trained, untrained = (np.sum(weights * (truth[i] - score), axis=1) for score in scores)
+        yield _gap_row(claim, trained, untrained, target, note)
 
 
 def measured(network: Network, as_run: bool, n: int, seed: int) -> Iterator[Row]:

@@ -17,7 +17,7 @@ from transformers_gmm.examples import Problem
 from transformers_gmm.recurrent import AbstractRecurrentTask, Series, Step
 from transformers_gmm.tasks import ranges
 from transformers_gmm.tasks.mixture_priors import few_components
-from transformers_gmm.updates import chosen, moved
+from transformers_gmm.updates import chosen, hedged, moved
 
 _STEP_VARIANCE = 0.25
 
@@ -63,6 +63,7 @@ class Beacons(AbstractRecurrentTask):
         return System(prior, move, ranges.sensors(), name="beacons")
 
     def problem(self, previous: Components, step: Step) -> Problem:
+        previous = hedged(previous)
         later = moved(previous, np.eye(2), _STEP_VARIANCE * np.eye(2))
         predicted = chosen(step.moves, later, previous)
         base = ranges.updated(predicted, step.values, step.present)
