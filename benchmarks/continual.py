@@ -3,7 +3,8 @@
     python -m benchmarks.continual --json benchmarks/results/continual.json --data FOLDER [--only GROUP ...]
 
 Groups: `mnist`, `fashion-mnist`, `cifar10` (class-incremental, one pass, no stored example), `stream` (throughput),
-`choose` (validation scores that ridge and temperature below were taken from; never sees test data).
+`choose` (validation scores that ridge and temperature below were taken from; never sees test data), `strategies` (every
+strategy in one table) and `choose-strategies` (their validation scores); see `benchmarks/continual_strategies.py`.
 `--checkpoint FOLDER` keeps finished seeds; the same command after a kill goes on to the same numbers.
 """
 
@@ -14,6 +15,7 @@ import os
 import pathlib
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,6 +24,7 @@ import jax
 import numpy as np
 
 import continual
+from benchmarks import continual_strategies
 from benchmarks.record import Row, parser, quartiles, rows_of, write
 from continual import predictive
 from probinf.runs import Checkpoint, Loop, drive
@@ -213,10 +216,15 @@ def _resident() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser((__doc__ or "").splitlines()[0])
-    options.add_argument("--only", nargs="+", choices=[*SETTINGS, "stream", "choose"])
+    options.add_argument(
+        "--only", nargs="+", choices=[*SETTINGS, "stream", "choose", "strategies", "choose-strategies"]
+    )
     options.add_argument("--data", type=pathlib.Path, help="folder of the data sets; else PROBINF_DATA")
     options.add_argument("--seeds", type=int, default=_NUM_SEEDS, help="how many, from --seed on")
     options.add_argument("--checkpoint", type=pathlib.Path, help="folder for finished seeds")
+    options.add_argument("--benchmarks", nargs="+", choices=continual_strategies.BENCHMARKS, help="of the strategies")
+    options.add_argument("--strategies", nargs="+", choices=continual_strategies.ALL, metavar="NAME")
+    options.add_argument("--finished", action="store_true", help="rows of finished runs of strategies; train nothing")
     given = options.parse_args(arguments)
     groups = given.only or [*SETTINGS, "stream"]
     rows: list[Row] = []
@@ -239,8 +247,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows += rows_of(f"split-{name}: validation", "%", None, chosen)
     if "stream" in groups:
         rows += rows_of("Stream", "examples/s", None, lambda: throughput(100_000 if given.quick else 1_000_000))
+    for name in given.benchmarks or continual_strategies.BENCHMARKS:
+        if "choose-strategies" in groups or "strategies" in groups:
+            rows += rows_of(f"split-{name}: strategies", "%", None, lambda name=name: _strategies(name, given, seeds))
     write(given.json, "continual", given.quick, rows)
     return 0
+
+
+def _strategies(name: str, given: Any, seeds: Sequence[int]) -> Iterator[Row]:
+    data, names = continual.load(name, given.data), given.strategies or continual_strategies.ALL
+    if "choose-strategies" in given.only:
+        yield from continual_strategies.choosing(name, data, names, given.quick)
+    if "strategies" in given.only:
+        with tempfile.TemporaryDirectory() as place:
+            yield from continual_strategies.table(
+                name,
+                data,
+                seeds,
+                names,
+                given.checkpoint or pathlib.Path(place),
+                quick=given.quick,
+                only_finished=given.finished,
+            )
 
 
 def _shortened(data: continual.Dataset, size: int) -> continual.Dataset:

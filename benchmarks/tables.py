@@ -29,6 +29,7 @@ SUBJECTS = {
     "import_time": "Import time",
     "steering": "Black-box generators",
     "predictive_coding": "Predictive-coding networks",
+    "deep_predictive_coding": "Deep predictive-coding networks",
     "continual": "Continual learning",
 }
 _MARKS = {True: "met", False: "**missed**", None: ""}

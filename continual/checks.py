@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from probinf.errors import ArgumentError, ArgumentTypeError, DataError
+from probinf.errors import ArgumentError, ArgumentTypeError, DataError, InferenceError
+from probinf.representations.concrete import default_float
 
 
 def checked_inputs(inputs: Any, where: str, width: int | None = None) -> np.ndarray:
@@ -31,6 +34,9 @@ def checked_inputs(inputs: Any, where: str, width: int | None = None) -> np.ndar
             f"{where}: inputs of shape {found.shape}, but the examples before had {width} features. "
             "A learner keeps the features it started with."
         )
+    if found.dtype == np.float64:  # 32 bit where JAX has no other; what does not fit is found below
+        with np.errstate(over="ignore"):
+            found = found.astype(default_float(), copy=False)
     if found.dtype.kind == "f" and not np.isfinite(found).all():
         bad = ~np.isfinite(found.reshape(len(found), -1)).all(axis=1)
         raise DataError(
@@ -38,6 +44,22 @@ def checked_inputs(inputs: Any, where: str, width: int | None = None) -> np.ndar
             f"{int(np.argmax(bad))}. Remove those rows or fill them in."
         )
     return found
+
+
+def checked_losses(losses: Sequence[Any]) -> float:
+    """Mean of the losses of the steps of training, which stayed on the device until now.
+
+    Raises:
+        InferenceError: one is not finite; the first such step is named.
+    """
+    found = np.asarray(jax.device_get(list(losses)), np.float64)
+    bad = ~np.isfinite(found)
+    if bad.any():
+        raise InferenceError(
+            f"The loss is {found[bad][0]} at training step {int(np.argmax(bad))} of {len(found)}, and useless from "
+            "there on. The belief before this task is as it was. Lower learning_rate, or scale the inputs to about 1."
+        )
+    return float(found.mean())
 
 
 def checked_labels(labels: Any, where: str, num_examples: int, num_classes: int) -> np.ndarray:

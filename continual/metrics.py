@@ -97,6 +97,24 @@ def intransigence(accuracy: Matrix, joint: Float[np.ndarray, " t"]) -> float:
     return float(np.mean(joint - np.diag(accuracy)))
 
 
+def posterior_gap(found: Float[np.ndarray, "n c"], joint: Float[np.ndarray, "n c"]) -> float:
+    """Mean total variation between predicted class probabilities and those of joint training, from 0 to 1.
+
+    Args:
+        found: class probabilities after sequential learning, (inputs, classes).
+        joint: those of the joint posterior of the same data at the same inputs.
+
+    Raises:
+        ArgumentError: shapes differ, there is no input, or rows are no distributions.
+    """
+    for argument, rows in (("found", found), ("joint", joint)):
+        if rows.shape != joint.shape or not rows.size:
+            raise ArgumentError(f"{argument}: expected rows of one shape in both, found {found.shape}, {joint.shape}.")
+        if not (np.min(rows) >= 0 and np.allclose(rows.sum(axis=1), 1, rtol=0, atol=1e-3)):  # NaN fails too
+            raise ArgumentError(f"{argument}: expected a distribution in each row: not negative, sum 1.")
+    return float(np.mean(0.5 * np.sum(np.abs(np.asarray(found, float) - np.asarray(joint, float)), axis=1)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """The numbers of one run; accuracies are shares, likelihoods nats, memory bytes, times seconds.

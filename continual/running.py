@@ -14,9 +14,10 @@ import numpy as np
 
 from continual import predictive
 from continual.checks import checked_inputs, checked_labels
-from continual.learner import LABEL, AbstractLearner
+from continual.learner import LABEL, AbstractLearner, AbstractPredictor
 from continual.streams import Task, TaskStream
 from probinf.errors import ArgumentError, InferenceError
+from probinf.inference.fingerprint import surroundings
 from probinf.runs import Checkpoint, Loop, drive
 from probinf.runs.checkpoint import as_checkpoint
 from probinf.runs.loop import Arrays
@@ -38,7 +39,7 @@ class Result:
         ood_auroc: after each stage, entropy of unseen against seen tasks' test data; NaN where none is unseen.
         task_inference_accuracy: after each stage, over the tasks seen; NaN unless class-incremental.
         num_test: test examples of each task.
-        seconds: training time of each task.
+        seconds: training time of each task, with that of making the predictor.
         memory: bytes of the belief after each task.
         tasks: names of the tasks.
         belief: after the last task.
@@ -81,7 +82,7 @@ def run(
     Raises:
         ArgumentError: the stream is one of regression.
         DataError: a task has an unknown label, inputs that are not finite or of another shape; the task is named.
-        InferenceError: Ctrl-C stopped the run.
+        InferenceError: Ctrl-C stopped the run; the stages so far are a `Result` on `.partial`.
         CheckpointError: the folder cannot be used, or belongs to another run.
 
     Example:
@@ -102,7 +103,9 @@ def run(
         fingerprint=lambda: _fingerprint(learner, stream, seed),
     )
     if not outcome.is_finished:
-        raise InferenceError(f"run: interrupted after {loop.done} of {loop.total} tasks; a checkpoint continues it.")
+        error = InferenceError(f"run: interrupted after {loop.done} of {loop.total} tasks; a checkpoint continues it.")
+        error.partial = loop.collected() if loop.rows else None
+        raise error
     return loop.collected()
 
 
@@ -145,9 +148,13 @@ class StreamLoop(Loop):
         task, began = self.stream.tasks[t], time.perf_counter()
         belief = self.learner.predict(self.belief, t)
         self.belief, _ = self.learner.update(belief, t, LABEL, task.train.targets, inputs=task.train.inputs)
-        jax.block_until_ready(self.belief)
+        predictor = self.learner.predictor(self.belief)  # some learners train here
+        jax.block_until_ready((self.belief, predictor))
         seconds = time.perf_counter() - began
-        row = self._evaluated(t) | {"seconds": np.asarray(seconds), "memory": np.asarray(_num_bytes(self.belief))}
+        row = self._evaluated(t, predictor) | {
+            "seconds": np.asarray(seconds),
+            "memory": np.asarray(_num_bytes(self.belief)),
+        }
         self.rows.append(row)
         return {"accuracy": float(np.mean(row["accuracy"][: t + 1]))}
 
@@ -182,8 +189,8 @@ class StreamLoop(Loop):
         uniform = (mask / mask.sum()).astype(found.dtype)[None]
         return np.where(total > 0, masked / np.where(total > 0, total, 1), uniform)
 
-    def _evaluated(self, stage: int) -> dict[str, np.ndarray]:
-        predictor, tasks = self.learner.predictor(self.belief), self.stream.tasks
+    def _evaluated(self, stage: int, predictor: AbstractPredictor) -> dict[str, np.ndarray]:
+        tasks = self.stream.tasks
         found = [self._tested(predictor, task) for task in tasks]
         pairs = [(p, task.test.targets) for p, task in zip(found, tasks, strict=True)]
         entropies = [predictive.entropy(p) for p in found]
@@ -223,7 +230,13 @@ def _num_bytes(belief: Any) -> int:
 
 
 def _fingerprint(learner: AbstractLearner, stream: TaskStream, seed: Any) -> dict[str, str]:
-    found = {"learner": str(learner), "stream": stream.name, "scenario": stream.scenario, "seed": str(seed)}
+    found = {
+        **surroundings(),
+        "learner": str(learner),
+        "stream": stream.name,
+        "scenario": stream.scenario,
+        "seed": str(seed),
+    }
     for i, task in enumerate(stream.tasks):
         digest = hashlib.sha256()
         for array in (*task.train, *task.test):

@@ -6,11 +6,13 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 
 from continual.checks import checked_inputs, checked_labels
 from continual.learner import AbstractLearner, UpdateInfo, nothing_learnt, require_label
 from continual.moments import absorbed
+from probinf.errors import InferenceError
 from probinf.random import as_key
 
 _BATCH = 1000  # examples in a compiled update
@@ -46,7 +48,19 @@ class AbstractExactHead(AbstractLearner):
             checked_inputs(z, f"task {t}", z.shape[1])  # rows must be vectors
             moments = self.empty(z.shape[1], np.float64 if z.dtype == np.float64 else np.float32)
         moments, steps = absorbed(moments, z, labels, _BATCH)
+        _refuse_overflow(moments, z, t)
         return HeadBelief(moments), UpdateInfo(len(z), steps)
+
+
+def _refuse_overflow(moments: Any, z: np.ndarray, t: int) -> None:
+    """Raise where compiled sums left the range of their floats; the belief before is as it was."""
+    if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(moments)):
+        return
+    row = int(np.argmax(np.abs(z).max(axis=1)))
+    raise InferenceError(
+        f"task {t}: sums over the inputs overflow in {moments.dtype}; the largest input, {np.abs(z[row]).max():.3g}, "
+        f"is in row {row}. Scale the inputs to about 1, or leave that row out."
+    )
 
 
 def moments_of(belief: HeadBelief) -> Any:

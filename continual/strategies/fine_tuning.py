@@ -45,7 +45,7 @@ class FineTuning(AbstractLearner):
     ) -> tuple[NetworkBelief, UpdateInfo]:
         require_label(sensor)
         state = belief.state
-        width = None if state is None else len(state.layers[0][0])
+        width = None if state is None else state.width
         x, y = checked_task(inputs, value, t, width, self.num_classes)
         key, key_start, key_order = jax.random.split(belief.key, 3)
         if state is None:
@@ -56,4 +56,4 @@ class FineTuning(AbstractLearner):
     def predictor(self, belief: NetworkBelief) -> NetworkPredictor:
         if belief.state is None:
             raise nothing_learnt()
-        return NetworkPredictor(belief.state.layers, belief.seen)
+        return NetworkPredictor(self.training.architecture, belief.state, belief.seen)

@@ -1,8 +1,8 @@
-"""A softmax network with dense layers, trained by Adam on batches of fixed shape."""
+"""A softmax network, trained by Adam on batches of fixed shape."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -12,13 +12,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from continual.checks import checked_inputs, checked_labels, positive
+from continual.checks import checked_inputs, checked_labels, checked_losses, positive
 from continual.learner import AbstractPredictor
 from continual.moments import in_batches, padded_batches
+from continual.strategies.architecture import AbstractNetwork, Dense, Parameters
 from probinf.arguments import positive_integer
 
 Batch = tuple[np.ndarray, np.ndarray]  # rows and labels
-Layers = list[tuple[Array, Array]]  # weights (inputs, outputs) and biases of each layer
+Loss = Callable[[Array, Array], Array]  # outputs and targets of a batch to their mean loss
 
 
 class Training(eqx.Module):
@@ -29,19 +30,25 @@ class Training(eqx.Module):
         learning_rate: of Adam.
         epochs: passes over the data at hand.
         batch: examples in a step.
+        network: another network than dense layers, say a `FlaxNetwork`; `hidden` then counts for nothing.
     """
 
     hidden: tuple[int, ...] = eqx.field(static=True, default=(256,))
     learning_rate: float = eqx.field(static=True, default=1e-3)
     epochs: int = eqx.field(static=True, default=1)
     batch: int = eqx.field(static=True, default=64)
+    network: AbstractNetwork | None = None
 
     def __check_init__(self) -> None:
         positive_integer("epochs", self.epochs)
         positive_integer("batch", self.batch)
         positive("learning_rate", self.learning_rate)
-        for width in self.hidden:
-            positive_integer("hidden", width)
+        Dense(self.hidden)  # checks the widths
+
+    @property
+    def architecture(self) -> AbstractNetwork:
+        """The network."""
+        return Dense(self.hidden) if self.network is None else self.network
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
@@ -50,22 +57,31 @@ class Training(eqx.Module):
 
 
 class Trained(eqx.Module):
-    """Layers and the optimiser's state."""
+    """Parameters and the optimiser's state; `width` is that of the rows."""
 
-    layers: Layers
+    parameters: Parameters
     optimiser: Any
+    width: int = eqx.field(static=True)
 
 
 class NetworkPredictor(AbstractPredictor):
     """Softmax over the classes seen."""
 
-    layers: Layers
+    network: AbstractNetwork
+    state: Trained
     seen: Array
 
     def __call__(self, inputs: Any) -> Float[np.ndarray, "examples classes"]:
-        x = flat(checked_inputs(inputs, "inputs"))
-        checked_inputs(x, "inputs", len(self.layers[0][0]))
-        return in_batches(lambda rows: _probabilities(self, jnp.asarray(rows)), x, 1000)
+        return in_batches(lambda rows: _probabilities(self, jnp.asarray(rows)), rows_of(inputs, self.state.width), 1000)
+
+
+def rows_of(inputs: Any, width: int) -> np.ndarray:
+    """Inputs of a predictor as rows of `width` floats.
+
+    Raises:
+        DataError: they are not finite, or have another width.
+    """
+    return checked_inputs(flat(checked_inputs(inputs, "inputs")), "inputs", width)
 
 
 def flat(inputs: np.ndarray) -> np.ndarray:
@@ -87,22 +103,41 @@ def checked_task(inputs: Any, labels: Any, t: int, width: int | None, num_classe
 
 
 def initial(key: Array, training: Training, width: int, num_classes: int, dtype: Any) -> Trained:
-    """Layers by He's rule, zero biases."""
-    widths = (width, *training.hidden, num_classes)
-    layers = []
-    for one, a, b in zip(jax.random.split(key, len(widths) - 1), widths, widths[1:], strict=False):
-        scale = jnp.asarray(np.sqrt(2 / a), dtype)
-        layers.append((scale * jax.random.normal(one, (a, b), dtype), jnp.zeros(b, dtype)))
-    return Trained(layers, training.optimiser.init(layers))
+    """A new network and its optimiser."""
+    parameters = training.architecture.initial(key, width, num_classes, dtype)
+    return Trained(parameters, training.optimiser.init(parameters), width)
 
 
-def trained(training: Training, state: Trained, batches: Iterator[Batch]) -> tuple[Trained, int, float]:
-    """The state after a step on each batch, the number of steps and the mean loss."""
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Mean of -log p(label), nats, over the rows whose label is not -1."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    return jnp.sum(jnp.where(labels >= 0, losses, 0)) / jnp.sum(labels >= 0).astype(losses.dtype)
+
+
+def trained(
+    training: Training,
+    state: Trained,
+    batches: Iterator[Batch],
+    penalty: Callable[[Parameters], Array] | None = None,
+    loss: Loss = cross_entropy,
+) -> tuple[Trained, int, float]:
+    """The state after a step on each batch, the number of steps and the mean loss.
+
+    Args:
+        training: network and optimiser.
+        state: where to go on.
+        batches: rows and targets.
+        penalty: a pytree, added to the loss of every step as a function of the parameters.
+        loss: of outputs and targets.
+
+    Raises:
+        InferenceError: a loss is not finite; the step is named.
+    """
     losses = []
     for x, y in batches:
-        state, loss = _step(training, state, jnp.asarray(x), jnp.asarray(y))
-        losses.append(loss)
-    return state, len(losses), float(np.mean(jax.device_get(losses)))
+        state, one = _step(training, state, jnp.asarray(x), jnp.asarray(y), penalty, loss)
+        losses.append(one)
+    return state, len(losses), checked_losses(losses)
 
 
 def epochs_of(training: Training, key: Array, x: np.ndarray, y: np.ndarray) -> Iterator[Batch]:
@@ -120,23 +155,24 @@ def generator(key: Array) -> np.random.Generator:
 
 
 @eqx.filter_jit
-def _step(training: Training, state: Trained, x: Array, y: Array) -> tuple[Trained, Array]:
-    def loss_of(layers: Layers) -> Array:
-        losses = optax.softmax_cross_entropy_with_integer_labels(_logits(layers, x), jnp.maximum(y, 0))
-        return jnp.sum(jnp.where(y >= 0, losses, 0)) / jnp.sum(y >= 0).astype(losses.dtype)
+def _step(
+    training: Training, state: Trained, x: Array, y: Array, penalty: Callable[[Parameters], Array] | None, loss: Loss
+) -> tuple[Trained, Array]:
+    def objective(parameters: Parameters) -> Array:
+        found = loss(training.architecture(parameters, x), y)
+        return found if penalty is None else found + penalty(parameters)
 
-    loss, gradient = jax.value_and_grad(loss_of)(state.layers)
-    change, optimiser = training.optimiser.update(gradient, state.optimiser, state.layers)
-    return Trained(optax.apply_updates(state.layers, change), optimiser), loss  # pyright: ignore[reportArgumentType]
+    value, gradient = jax.value_and_grad(objective)(state.parameters)
+    return stepped(training.optimiser, state, gradient), value
 
 
-def _logits(layers: Layers, x: Array) -> Array:
-    for weights, biases in layers[:-1]:
-        x = jax.nn.relu(x @ weights + biases[None])
-    weights, biases = layers[-1]
-    return x @ weights + biases[None]
+def stepped(optimiser: optax.GradientTransformation, state: Trained, gradient: Parameters) -> Trained:
+    """The state after one step along a gradient."""
+    change, memory = optimiser.update(gradient, state.optimiser, state.parameters)
+    return Trained(optax.apply_updates(state.parameters, change), memory, state.width)
 
 
 @eqx.filter_jit
 def _probabilities(predictor: NetworkPredictor, x: Array) -> Array:
-    return jax.nn.softmax(jnp.where(predictor.seen[None], _logits(predictor.layers, x), -jnp.inf), axis=1)
+    logits = predictor.network(predictor.state.parameters, x)
+    return jax.nn.softmax(jnp.where(predictor.seen[None], logits, -jnp.inf), axis=1)

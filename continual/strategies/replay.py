@@ -64,7 +64,7 @@ class Replay(AbstractLearner):
     ) -> tuple[ReplayBelief, UpdateInfo]:
         require_label(sensor)
         state, stored = belief.state, belief.stored
-        width = None if state is None else len(state.layers[0][0])
+        width = None if state is None else state.width
         x, y = checked_task(inputs, value, t, width, self.num_classes)
         key, key_start, key_order, key_memory = jax.random.split(belief.key, 4)
         if state is None or stored is None:
@@ -79,7 +79,7 @@ class Replay(AbstractLearner):
     def predictor(self, belief: ReplayBelief) -> NetworkPredictor:
         if belief.state is None:
             raise nothing_learnt()
-        return NetworkPredictor(belief.state.layers, belief.seen)
+        return NetworkPredictor(self.training.architecture, belief.state, belief.seen)
 
 
 def _with_stored(batches: Iterator[Batch], stored: Stored, size: int, rng: np.random.Generator) -> Iterator[Batch]:

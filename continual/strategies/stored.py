@@ -73,7 +73,7 @@ class GDumb(AbstractLearner):
         state = initial(key_start, self.training, x.shape[1], self.num_classes, x.dtype)
         state, _, _ = trained(self.training, state, epochs_of(self.training, key_order, x, y))
         seen = np.bincount(y, minlength=self.num_classes) > 0
-        return NetworkPredictor(state.layers, jax.numpy.asarray(seen))
+        return NetworkPredictor(self.training.architecture, state, jax.numpy.asarray(seen))
 
 
 class _Everything(AbstractMemory):

@@ -6,6 +6,7 @@ goes to the benchmark. All take --quick (smoke sizes), --seed and --json FILE.
 Example:
   probinf bench
   probinf bench smc --quick --json smc.json
+  probinf bench continual --benchmark split-mnist --strategies exact-head ewc --seeds 5
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,8 +48,13 @@ def run(args: argparse.Namespace) -> int:
     if args.name not in found:
         raise UnknownNameError(args.name, found, "benchmark", "probinf")
     module, _ = found[args.name]
-    done = subprocess.run([sys.executable, "-m", module, *args.rest], cwd=checkout(), check=False)
-    return done.returncode
+    folder = checkout()
+    is_script = module.startswith("benchmarks.")  # the others belong to packages, and may write where the user is
+    environment = dict(os.environ)
+    if folder is not None:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), environment.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", module, *args.rest]
+    return subprocess.run(command, cwd=folder if is_script else None, env=environment, check=False).returncode
 
 
 def benchmarks() -> dict[str, tuple[str, Path]]:

@@ -1,0 +1,1 @@
+"""The command `probinf bench continual`: named learners on named benchmarks, over seeds, with a report page."""
