@@ -212,7 +212,9 @@ class ParticleFilter(AbstractFilterMethod):
         return (weights[:, None] * gaps).T @ gaps
 
     def sample(self, state: ParticleState, key: jax.Array, n: int) -> Array:
-        index = jax.random.categorical(key, state.log_weights, shape=(n,))
+        # By inversion: drawing each by Gumbel noise would take n times N random numbers.
+        weights = jax.nn.softmax(state.log_weights)
+        index = jax.random.choice(key, weights.size, (n,), p=weights)
         return state.particles[index]
 
     def log_prob(self, state: ParticleState, x: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import jax
@@ -75,10 +76,10 @@ class DecoderLayer(nnx.Module):
 
 
 class Perceptron(nnx.Module):
-    """Linear layers with GELU between them."""
+    """Linear layers with GELU between them; computes in the precision of its weights, whatever comes in."""
 
     def __init__(self, *widths: int, rngs: nnx.Rngs, starts_at_zero: bool = False) -> None:
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(itertools.pairwise(widths))
         zeros = {"kernel_init": nnx.initializers.zeros_init()}
         last = len(pairs) - 1
         self.linears = nnx.List(
@@ -89,6 +90,7 @@ class Perceptron(nnx.Module):
         )
 
     def __call__(self, x: Array) -> Array:
+        x = x.astype(self.linears[0].kernel.dtype)
         for linear in self.linears[:-1]:
             x = jax.nn.gelu(linear(x))
         return self.linears[-1](x)

@@ -23,8 +23,8 @@ class Problem(eqx.Module):
     location: Float[Array, "*batch dim"]
     scale: Float[Array, "*batch dim"]
     tokens: Float[Array, "*batch comps feats"]
-    context: dict[str, Float[Array, "..."]]
-    mask: dict[str, Bool[Array, "..."]]
+    context: dict[str, Float[Array, ...]]
+    mask: dict[str, Bool[Array, ...]]
 
 
 class Examples(eqx.Module):

@@ -18,7 +18,8 @@ from smc.gaussian_approximation import prior_moments
 from transformers_gmm.components import Components, heaviest
 from transformers_gmm.recurrent import AbstractRecurrentTask, Step, base_only
 
-_NUM_DRAWS = 64  # for the predictive density of a value, by importance sampling from the new belief
+_NUM_DRAWS = 64  # for the predictive density of values, by importance sampling from the new belief
+_SAME_TIME = 1e-3  # relative; time differences of recordings are not exact
 
 
 class MixtureState(eqx.Module):
@@ -27,12 +28,14 @@ class MixtureState(eqx.Module):
     Attributes:
         current: the belief now.
         previous: the belief before this instant.
+        predicted: the belief of this instant before its values.
         step: values and controls of this instant so far.
         log_evidence: log density of this instant's values so far given the past, nats.
     """
 
     current: Components
     previous: Components
+    predicted: Components
     step: Step
     log_evidence: Float[Array, ""]
 
@@ -67,19 +70,20 @@ class MixtureFilter(AbstractFilterMethod):
             prior = prior.reduce(k)
         start = heaviest(Components.from_mixture(prior), k)
         start = jax.tree.map(lambda x: jnp.asarray(x, system.dtype), start)
-        return MixtureState(start, start, self._nothing(system, moves=False), jnp.zeros((), system.dtype))
+        nothing = self._nothing(system, jnp.zeros(()))
+        return MixtureState(start, start, start, nothing, jnp.zeros((), system.dtype))
 
     def predict(self, state: MixtureState, system: System, dt: Array, control: Array | None) -> MixtureState:
-        step = self._nothing(system, moves=True, control=control)
+        step = self._nothing(system, dt, control)
         current = self._answer(state.current, step)
-        return MixtureState(current, state.current, step, jnp.zeros((), system.dtype))
+        return MixtureState(current, state.current, current, step, jnp.zeros((), system.dtype))
 
     def update(
         self, state: MixtureState, system: System, sensor: str, value: Array, observed: Array, inputs: Array | None
     ) -> tuple[MixtureState, UpdateInfo]:
         seen = jnp.all(observed)
         step = Step(
-            state.step.moves,
+            state.step.elapsed,
             state.step.control,
             state.step.values | {sensor: jnp.where(observed, value, 0).reshape(-1)},
             state.step.present | {sensor: seen},
@@ -87,14 +91,15 @@ class MixtureFilter(AbstractFilterMethod):
         current = self._answer(state.previous, step)
         sound = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in (current.means, current.scale_tril)]))
         current = jax.tree.map(lambda new, old: jnp.where(seen & sound, new, old), current, state.current)
-        log_density = self._log_predictive(state.current, current, system, sensor, value, observed, inputs)
-        log_density = jnp.where(seen & sound, log_density, 0)
+        total = self._log_evidence(state.predicted, current, system, step, sensor, observed, inputs)
+        log_density = jnp.where(seen & sound, total - state.log_evidence, 0)
         info = UpdateInfo.create(
             log_density,
             observed.reshape(-1),
             fault=jnp.where(sound, 0, int(Fault.UPDATE)).astype(jnp.int32),
         )
-        return MixtureState(current, state.previous, step, state.log_evidence + log_density), info
+        total = state.log_evidence + log_density
+        return MixtureState(current, state.previous, state.predicted, step, total), info
 
     def mean(self, state: MixtureState) -> Array:
         return state.current.mean
@@ -122,27 +127,51 @@ class MixtureFilter(AbstractFilterMethod):
         network = base_only if self.definition is None else nnx.merge(self.definition, self.weights)
         return jax.tree.map(lambda x: x[0], network(self.task.problem(*batched)))
 
-    def _log_predictive(
+    def _log_evidence(
         self,
-        before: Components,
+        predicted: Components,
         after: Components,
         system: System,
+        step: Step,
         sensor: str,
-        value: Array,
         observed: Array,
         inputs: Array | None,
     ) -> Array:
-        """E of p(value | x) before(x) / after(x) under the belief after it: the same draws for every value."""
+        """Of all values of this instant: E of p(values | x) predicted(x) / after(x) under the belief after them.
+
+        The draws are the same for every value, and the values count together, so their order changes nothing.
+        """
         draws = after.sample(jax.random.key(0), _NUM_DRAWS)
-        fits = jax.vmap(lambda x: system.sensor_log_prob(sensor, x, value, observed, inputs))(draws)
-        each = fits + before.log_prob(draws) - after.log_prob(draws)
+        each = predicted.log_prob(draws) - after.log_prob(draws)
+        for name, value in step.values.items():
+            shape = system.describe_sensor(name, None if inputs is None or name != sensor else inputs.shape).event_shape
+            mask = observed if name == sensor else jnp.ones(shape, bool)
+            given = inputs if name == sensor else None
+            fits = jax.vmap(
+                lambda x, name=name, value=value.reshape(shape), mask=mask, given=given: system.sensor_log_prob(
+                    name, x, value, mask, given
+                )
+            )(draws)
+            each = each + jnp.where(step.present[name], fits, 0)
         return jax.nn.logsumexp(each) - jnp.log(_NUM_DRAWS)
 
-    def _nothing(self, system: System, *, moves: bool, control: Array | None = None) -> Step:
+    def check(self, state: MixtureState) -> Array:
+        """Flags a time step that the motion was not trained for."""
+        if self.task.time_step is None:
+            return jnp.zeros((), jnp.int32)
+        elapsed = state.step.elapsed
+        odd = (elapsed > 0) & (jnp.abs(elapsed - self.task.time_step) > _SAME_TIME * self.task.time_step)
+        return jnp.where(odd, int(Fault.PREDICTION), 0).astype(jnp.int32)
+
+    def _nothing(self, system: System, elapsed: Array, control: Array | None = None) -> Step:
         sizes = self.task.sensors
-        empty = jnp.zeros(self.task.num_controls, system.dtype) if control is None else jnp.asarray(control, system.dtype).reshape(-1)
+        empty = (
+            jnp.zeros(self.task.num_controls, system.dtype)
+            if control is None
+            else jnp.asarray(control, system.dtype).reshape(-1)
+        )
         values = {name: jnp.zeros(size, system.dtype) for name, size in sizes.items()}
-        return Step(jnp.asarray(moves), empty, values, dict.fromkeys(sizes, jnp.zeros((), bool)))
+        return Step(jnp.asarray(elapsed, system.dtype), empty, values, dict.fromkeys(sizes, jnp.zeros((), bool)))
 
     def _check(self, system: System) -> None:
         config = self.task.config

@@ -23,8 +23,8 @@ class ResidualTransformer(nnx.Module):
     """Reads a problem's base mixture and data, and returns the base with learned corrections.
 
     A component (w, m, L) becomes (w exp(a), m + s b, L T), normalised over components, where a, b and the
-    lower-triangular T are read off its token and s lies between the component's own width and the frame's. The last layer starts at zero, so an
-    untrained network returns the base, and a base that is exact stays exact without training.
+    lower-triangular T are read off its token and s lies between the component's own width and the frame's. The last
+    layer starts at zero, so an untrained network returns the base, and a base that is exact stays exact.
 
     Args:
         config: sizes.

@@ -106,5 +106,5 @@ def published_loss(network: Any, prior: Any, context: dict[str, Array], latents:
         Whittle et al. (2026), algorithm 1.
     """
     before, after = network(prior, context)
-    points = latents[:, None, :]
+    points = latents[:, None, :].astype(after.means.dtype)
     return -jnp.mean(before.log_prob(points) + after.log_prob(points))

@@ -23,16 +23,16 @@ class Step(eqx.Module):
     """What is known of one instant, for a batch of series.
 
     Attributes:
-        moves: whether time has passed since the belief before, shape (...).
+        elapsed: seconds since the belief before, shape (...); 0 at the start of a series.
         control: inputs of the motion, shape (..., C); C may be 0.
         values: sensor -> value, shape (..., m); anything finite where absent.
         present: sensor -> whether it reported, shape (...).
     """
 
-    moves: Bool[Array, "*batch"]
+    elapsed: Float[Array, "*batch"]
     control: Float[Array, "*batch controls"]
-    values: dict[str, Float[Array, "..."]]
-    present: dict[str, Bool[Array, "..."]]
+    values: dict[str, Float[Array, ...]]
+    present: dict[str, Bool[Array, ...]]
 
 
 class Series(eqx.Module):
@@ -47,12 +47,13 @@ class AbstractRecurrentTask(AbstractTask):
     """A state-space model whose belief is a mixture.
 
     All values of one instant make one problem, so their order cannot matter, and a sensor that is silent is a masked
-    token. Training runs the filter along simulated series and then learns from windows of them, each from the belief that the
-    filter had at its start: the beliefs of training are those of use, and what a window forgets costs it later.
+    token. Training runs the filter along simulated series and then learns from windows of them, each from the belief
+    that the filter had at its start: the beliefs of training are those of use, and what a window forgets costs later.
 
     Attributes:
         sensors: name -> number of entries of a value.
         num_controls: C, inputs of the motion.
+        time_step: the only time difference the motion knows, seconds; None if it knows any.
         horizon: T, steps of a training series.
         unroll: steps through which a gradient flows, a divisor of `horizon`.
         groups: optimiser steps for each run of a batch of series, one for each group of series.
@@ -60,6 +61,7 @@ class AbstractRecurrentTask(AbstractTask):
 
     sensors: eqx.AbstractVar[dict[str, int]]
     num_controls: eqx.AbstractVar[int]
+    time_step: eqx.AbstractVar[float | None]
     horizon: eqx.AbstractVar[int]
     unroll: eqx.AbstractVar[int]
     groups: eqx.AbstractVar[int]
@@ -73,7 +75,7 @@ class AbstractRecurrentTask(AbstractTask):
 
     @abc.abstractmethod
     def system(self, prior: GaussianMixture) -> System:
-        """The same model for every other filter, with unit steps of time."""
+        """The same model for every other filter."""
 
     @property
     def updates(self) -> int:

@@ -84,14 +84,15 @@ class Training(Loop):
             sound = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradient)]))
             gradient = jax.tree.map(lambda g: jnp.where(sound, g, 0), gradient)
             change, moments = self.optimiser.update(gradient, moments, weights)
-            rate = learning_rate(self.config, done / total)
+            rate = learning_rate(self.config, done / total.astype(jnp.float32))
             change = jax.tree.map(lambda c: -rate * c, change)
             return (optax.apply_updates(weights, change), moments), loss
 
         def step(state, number):
             examples = self.task.simulate(jax.random.fold_in(self._key, number), self.config.batch)
             pieces = self.task.pieces(nnx.merge(self._definition, state[0]), examples)
-            done = number + jnp.arange(self.updates) / self.updates
+            updates = jnp.arange(self.updates, dtype=jnp.float32)
+            done = number.astype(jnp.float32) + updates / self.updates
             state, losses = jax.lax.scan(update, state, (pieces, done))
             return state, jnp.mean(losses)
 

@@ -58,14 +58,16 @@ def moved(components: Components, matrix: np.ndarray, noise: np.ndarray) -> Comp
 
 def chosen(condition: Bool[Array, "*batch"], yes: Components, no: Components) -> Components:
     """Component by component `yes` where the condition holds, else `no`."""
-    return jax.tree.map(lambda a, b: jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - condition.ndim)), a, b), yes, no)
+    return jax.tree.map(
+        lambda a, b: jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - condition.ndim)), a, b), yes, no
+    )
 
 
 def hedged(belief: Components, weight: float = 0.01, inflation: float = 3.0) -> Components:
     """The belief with its lightest component, if lighter than `weight`, replaced by a broad Gaussian of that weight.
 
-    The broad one has the belief's mean and `inflation` times its standard deviations. It costs about `weight` nats where
-    the belief is right, and finds the target again where it is not: no component of a lost belief could.
+    The broad one has the belief's mean and `inflation` times its standard deviations. It costs about `weight` nats
+    where the belief is right, and finds the target again where it is not: no component of a lost belief could.
     """
     lightest = jnp.argmin(belief.log_weights, axis=-1)
     is_it = jax.nn.one_hot(lightest, belief.num_components, dtype=bool)

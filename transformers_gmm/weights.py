@@ -1,4 +1,4 @@
-"""Trained networks as files: tensors in safetensors, settings in its header, a checksum over both. Nothing is pickled."""
+"""Trained networks as files: tensors in safetensors, settings in its header, a checksum over both."""
 
 from __future__ import annotations
 

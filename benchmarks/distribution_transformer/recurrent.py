@@ -1,7 +1,7 @@
 """Networks as filters: gaps to exact filters, calibration, latency beside a particle filter, and the tracking task.
 
-Scores are means over the steps of a series, then over series; errors are over series, because the steps of one depend on
-each other. All filters see the same series.
+Scores are means over the steps of a series, then over series; errors are over series, because the steps of one depend
+on each other. All filters see the same series.
 """
 
 from __future__ import annotations
@@ -66,16 +66,26 @@ def linear_sensors(n: int, seed: int) -> Iterator[Row]:
         if k == 8:
             yield Row("linear sensors, 8 components, no network: NEES / d", _nees(beliefs, series), "ratio", None)
     gap = (scores[128] - scores[8]).mean(0)
-    yield Row("linear sensors, 8 components, no network: gap to 128 components", gap.mean(), "nats", 0.05, peer=_pm(gap), n=len(gap))
+    yield Row(
+        "linear sensors, 8 components, no network: gap to 128 components",
+        gap.mean(),
+        "nats",
+        0.05,
+        peer=_pm(gap),
+        n=len(gap),
+    )
 
 
-def gap_to_exact(network: Network, task: AbstractRecurrentTask, exact: Any, n: int, seed: int, target: float) -> Iterator[Row]:
+def gap_to_exact(
+    network: Network, task: AbstractRecurrentTask, exact: Any, n: int, seed: int, target: float
+) -> Iterator[Row]:
     """Mean log score of the exact filter minus that of the network, and of its base alone."""
     series = task.simulate(jax.random.key(seed), n)
     truth = exact(series)
     beliefs, base = filtered(network, task, series), filtered(base_only, task, series)
     gap, without = (truth - beliefs["score"]).mean(0), (truth - base["score"]).mean(0)
-    note = f"{_pm(gap)}, median {np.median(gap):.3g}; base without learning {_pm(without)}; {_parameters(network)} parameters"
+    note = f"{_pm(gap)}, median {np.median(gap):.3g}; base without learning {_pm(without)}; "
+    note += f"{_parameters(network)} parameters"
     yield Row(f"{task.name}: gap to the exact filter, a step", gap.mean(), "nats", target, peer=note, n=n)
     nees = _nees(beliefs, series)
     yield Row(f"{task.name}: |mean NEES / d - 1|", abs(nees - 1), "", 0.1, peer=f"mean NEES / d {nees:.3f}", n=n)
@@ -100,7 +110,8 @@ def latency(network: Network, task: AbstractRecurrentTask, seed: int, calls: int
         times["network"].append(middle - began)
         times["particles"].append(time.perf_counter() - middle)
     ours, theirs = (1e6 * np.array(times[name][20:]) for name in ("network", "particles"))
-    note = f"medians {np.median(ours):.0f} and {np.median(theirs):.0f} us, 99 % {np.quantile(ours, 0.99):.0f} and {np.quantile(theirs, 0.99):.0f}"
+    note = f"medians {np.median(ours):.0f} and {np.median(theirs):.0f} us, "
+    note += f"99 % {np.quantile(ours, 0.99):.0f} and {np.quantile(theirs, 0.99):.0f}"
     ratio = float(np.median(ours) / np.median(theirs))
     yield Row(f"{task.name}: one update over a 1,000-particle filter", ratio, "ratio", 0.6, peer=note, n=calls)
 
@@ -124,7 +135,9 @@ def range_and_bearing(networks: Mapping[str, Network], n: int, seed: int) -> Ite
     task = RangeBearing(dropout=0.0, random_priors=0.0)
     series = task.simulate(jax.random.key(seed), n)
     scores = {
-        f"network ({_parameters(networks['range_bearing'])} parameters)": filtered(networks["range_bearing"], task, series)["score"],
+        f"network ({_parameters(networks['range_bearing'])} parameters)": filtered(
+            networks["range_bearing"], task, series
+        )["score"],
         "Gaussian sum with clutter branches (base alone)": filtered(base_only, task, series)["score"],
         "PDA (base with one component)": filtered(base_only, *_with(task, series, 1))["score"],
     }
@@ -134,12 +147,21 @@ def range_and_bearing(networks: Mapping[str, Network], n: int, seed: int) -> Ite
     for name, score in scores.items():
         yield Row(f"range and bearing, {name}: NLL", -score.mean(), "nats", None, peer=_pm(-score.mean(0)), n=n)
     gap = (scores["particle filter 5000"] - ours).mean(0)
-    yield Row("range and bearing: 5,000-particle filter minus network, paired", gap.mean(), "nats", 0.0, peer=_pm(gap), n=n)
+    yield Row(
+        "range and bearing: 5,000-particle filter minus network, paired", gap.mean(), "nats", 0.0, peer=_pm(gap), n=n
+    )
     gap = scores["particle filter 20000"] - ours
     late, early = gap[60:].mean(0), gap[10:30].mean(0)
     allowed = early.mean() + 2 * np.std(late - early) / np.sqrt(n)
     note = f"late {_pm(late)}, early {_pm(early)}; one Gaussian stands for the particles, as in the paper"
-    yield Row("range and bearing: gap to 20,000 particles at steps 60-99, against 10-29", late.mean(), "nats", float(allowed), peer=note, n=n)
+    yield Row(
+        "range and bearing: gap to 20,000 particles at steps 60-99, against 10-29",
+        late.mean(),
+        "nats",
+        float(allowed),
+        peer=note,
+        n=n,
+    )
 
 
 def particle_filter(series: Series, size: int, seed: int) -> np.ndarray:
@@ -152,7 +174,7 @@ def particle_filter(series: Series, size: int, seed: int) -> np.ndarray:
             (step, state), key_next = given, jax.random.fold_in(key, 1)
             keys = jax.random.split(key, 2)
             moved = x @ jnp.asarray(tracking.MATRIX.T) + jax.random.normal(keys[0], (size, 2)) @ noise
-            x = jnp.where(step.moves, moved, x)
+            x = jnp.where(step.elapsed > 0, moved, x)
             log_weights = tracking.log_density(step.values, step.present, x)
             weights = jax.nn.softmax(log_weights)
             mean = weights @ x
@@ -163,7 +185,9 @@ def particle_filter(series: Series, size: int, seed: int) -> np.ndarray:
         start = jnp.asarray(tracking.START_MEAN) + jax.random.normal(jax.random.fold_in(key, 2), (size, 4))
         return jax.lax.scan(step, (start, key), (steps, states))[1]
 
-    filter_all = jax.jit(lambda keys, states, steps: jax.lax.map(lambda a: one(*a), (keys, states, steps), batch_size=8))
+    filter_all = jax.jit(
+        lambda keys, states, steps: jax.lax.map(lambda a: one(*a), (keys, states, steps), batch_size=8)
+    )
     by_series = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (series.states, series.steps))
     keys = jax.random.split(jax.random.key(seed), series.states.shape[1])
     return np.asarray(filter_all(keys, *by_series)).T
@@ -201,7 +225,9 @@ class _Merged(RangeBearing):
         problem = wide.problem(heaviest(previous, 2), step)
         base = problem.base
         merged = Components(
-            jnp.zeros((*base.log_weights.shape[:-1], 1)), base.mean[..., None, :], jnp.linalg.cholesky(base.cov)[..., None, :, :]
+            jnp.zeros((*base.log_weights.shape[:-1], 1)),
+            base.mean[..., None, :],
+            jnp.linalg.cholesky(base.cov)[..., None, :, :],
         )
         return dataclasses.replace(problem, base=merged)
 

@@ -41,6 +41,7 @@ class Beacons(AbstractRecurrentTask):
     )
     sensors: dict[str, int] = eqx.field(static=True, default_factory=lambda: dict.fromkeys(ranges.NAMES, 1))
     num_controls: int = eqx.field(static=True, default=0)
+    time_step: float | None = eqx.field(static=True, default=1.0)
     horizon: int = eqx.field(static=True, default=40)
     unroll: int = eqx.field(static=True, default=8)
     groups: int = eqx.field(static=True, default=4)
@@ -54,7 +55,9 @@ class Beacons(AbstractRecurrentTask):
         states = start[None] + jnp.cumsum(steps, axis=0)
         values = ranges.simulate_ranges(keys[3], states)
         heard = ranges.simulate_hearing(keys[4], (self.horizon, n), (0.3, 0.3, 0.03), 8, (10, 21))
-        return Series(prior, states, Step(jnp.ones((self.horizon, n), bool), jnp.zeros((self.horizon, n, 0)), values, heard))
+        return Series(
+            prior, states, Step(jnp.ones((self.horizon, n)), jnp.zeros((self.horizon, n, 0)), values, heard)
+        )
 
     def system(self, prior: GaussianMixture) -> System:
         def move(x: Array, dt: Array) -> dist.Distribution:
@@ -65,7 +68,7 @@ class Beacons(AbstractRecurrentTask):
     def problem(self, previous: Components, step: Step) -> Problem:
         previous = hedged(previous)
         later = moved(previous, np.eye(2), _STEP_VARIANCE * np.eye(2))
-        predicted = chosen(step.moves, later, previous)
+        predicted = chosen(step.elapsed > 0, later, previous)
         base = ranges.updated(predicted, step.values, step.present)
         tokens, heard = ranges.range_tokens(step.values, step.present)
         seen = ranges.absolute(base, 10.0)[..., 1:]

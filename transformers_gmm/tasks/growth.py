@@ -18,7 +18,7 @@ from transformers_gmm.recurrent import AbstractRecurrentTask, Series, Step
 from transformers_gmm.tasks.mixture_priors import few_components
 from transformers_gmm.updates import chosen
 
-_NODES, _WEIGHTS = (x.astype(np.float32) for x in np.polynomial.hermite_e.hermegauss(9))
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
@@ -49,6 +49,7 @@ class Growth(AbstractRecurrentTask):
     )
     sensors: dict[str, int] = eqx.field(static=True, default_factory=lambda: {"square": 1})
     num_controls: int = eqx.field(static=True, default=1)
+    time_step: float | None = eqx.field(static=True, default=1.0)
     horizon: int = eqx.field(static=True, default=40)
     unroll: int = eqx.field(static=True, default=8)
     groups: int = eqx.field(static=True, default=4)
@@ -58,7 +59,7 @@ class Growth(AbstractRecurrentTask):
         one = jnp.ones((1, 1))
         prior = few_components(keys[0], n, self.config.num_components, 0 * one, 10 * one, (jnp.exp(0.5) * one, 0.5))
         start = prior.sample(keys[1], 1)[:, 0]
-        cosines = jnp.cos(1.2 * (1 + jnp.arange(self.horizon)))
+        cosines = jnp.cos(1.2 * jnp.arange(1.0, self.horizon + 1))
 
         def move(x, given):
             cosine, key = given
@@ -68,16 +69,18 @@ class Growth(AbstractRecurrentTask):
         _, states = jax.lax.scan(move, start, (cosines, jax.random.split(keys[2], self.horizon)))
         values = states**2 / 20 + jax.random.normal(keys[3], states.shape)
         present = jax.random.bernoulli(keys[4], 0.7, states.shape[:2])
-        moves = jnp.ones(present.shape, bool)
+        elapsed = jnp.ones(present.shape)
         control = jnp.broadcast_to(cosines[:, None, None], states.shape)
-        return Series(prior, states, Step(moves, control, {"square": values}, {"square": present}))
+        return Series(prior, states, Step(elapsed, control, {"square": values}, {"square": present}))
 
     def system(self, prior: GaussianMixture) -> System:
         """The control of a step is cos(1.2 k), shape (1,)."""
 
         def move(x: Array, dt: Array, cosine: Array | None) -> dist.Distribution:
             # None: the dry run, and steps in which no time passes.
-            return dist.Normal(drift(x, jnp.zeros(1, x.dtype) if cosine is None else cosine), jnp.sqrt(10.0)).to_event(1)
+            return dist.Normal(drift(x, jnp.zeros(1, x.dtype) if cosine is None else cosine), jnp.sqrt(10.0)).to_event(
+                1
+            )
 
         def square(x: Array) -> dist.Distribution:
             return dist.Normal(x**2 / 20, 1.0).to_event(1)
@@ -87,7 +90,7 @@ class Growth(AbstractRecurrentTask):
     def problem(self, previous: Components, step: Step) -> Problem:
         cosine, present = step.control[..., 0], step.present["square"]
         value = jnp.where(present, step.values["square"][..., 0], 0.0)
-        predicted = chosen(step.moves, _moved(previous, cosine), previous)
+        predicted = chosen(step.elapsed > 0, _moved(previous, cosine), previous)
         base = _updated(predicted, value, present, self.config.num_components)
         on = present.astype(value.dtype)
         size = jnp.sqrt(20 * jnp.maximum(value, 0))

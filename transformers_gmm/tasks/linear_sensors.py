@@ -45,8 +45,8 @@ def motion(dt: Array) -> tuple[Array, Array]:
 class LinearSensors(AbstractRecurrentTask):
     """Constant velocity; position with outliers, velocity, and an eastward coordinate with a second path.
 
-    The control of a step is its time difference in seconds. Every sensor is linear, so branching over the ways its noise
-    can come about and keeping the heaviest components is exact up to the components dropped: no network is needed.
+    Every sensor is linear, so branching over the ways its
+    noise can come about and keeping the heaviest components is exact up to those dropped: no network is needed.
     """
 
     name: str = eqx.field(static=True, default="linear_sensors")
@@ -57,7 +57,8 @@ class LinearSensors(AbstractRecurrentTask):
     sensors: dict[str, int] = eqx.field(
         static=True, default_factory=lambda: {name: len(rows) for name, (rows, _) in SENSORS.items()}
     )
-    num_controls: int = eqx.field(static=True, default=1)
+    num_controls: int = eqx.field(static=True, default=0)
+    time_step: float | None = eqx.field(static=True, default=None)
     horizon: int = eqx.field(static=True, default=40)
     unroll: int = eqx.field(static=True, default=1)
     groups: int = eqx.field(static=True, default=4)
@@ -92,10 +93,10 @@ class LinearSensors(AbstractRecurrentTask):
             spread = jnp.sqrt(variances[way])[..., None] * jax.random.normal(noise_key, (*shape, len(rows)))
             values[name] = states[..., np.array(rows)] + means[way][..., None] + spread
             present[name] = which == index
-        return Series(prior, states, Step(jnp.ones(shape, bool), dt[..., None], values, present))
+        return Series(prior, states, Step(dt, jnp.zeros((*shape, 0)), values, present))
 
     def problem(self, previous: Components, step: Step) -> Problem:
-        dt = jnp.where(step.moves, step.control[..., 0], 0.0)
+        dt = step.elapsed
         f, q = motion(dt)
         covariances = jnp.einsum("...ij,...kjl,...ml->...kim", f, previous.covariances, f) + q[..., None, :, :]
         means = jnp.einsum("...ij,...kj->...ki", f, previous.means)

@@ -24,8 +24,10 @@ def few_components(
 
     Args:
         key: of the draws.
-        n, k: numbers of mixtures and of components.
-        centre, scale: of the means, shape (1, D).
+        n: number of mixtures.
+        k: number of components of each, empty ones included.
+        centre: of the means, shape (1, D).
+        scale: of the means, shape (1, D).
         widths: (s of shape (1, D), b).
         spread: of the weights' logits.
     """

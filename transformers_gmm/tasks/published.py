@@ -7,7 +7,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
@@ -87,7 +86,9 @@ def published_conjugate_5() -> Published:
 def published_quantum() -> Published:
     """Section 4.2.2 as written, K = 5: 1.8 M parameters."""
     task = Quantum()
-    shapes = jax.eval_shape(lambda: (lambda d: (task.sources(d.data), task.parameters(d.prior)))(task.draw(jax.random.key(0), 1)))
+    shapes = jax.eval_shape(
+        lambda: (lambda d: (task.sources(d.data), task.parameters(d.prior)))(task.draw(jax.random.key(0), 1))
+    )
     return Published(
         "published_quantum",
         NetworkConfig(

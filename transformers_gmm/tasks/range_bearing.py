@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,10 @@ from transformers_gmm.updates import Hypothesis, branch_and_keep, chosen, moved,
 
 _DECAY = math.exp(-1.0)
 _AXIS = np.array([[1.0, 1.0 - _DECAY], [0.0, _DECAY]])
-MATRIX = np.kron(np.eye(2), _AXIS).astype(np.float32)
-NOISE_FACTOR = np.kron(np.eye(2), np.array([[0.1], [0.2]])).astype(np.float32)
+MATRIX = np.kron(np.eye(2), _AXIS)
+NOISE_FACTOR = np.kron(np.eye(2), np.array([[0.1], [0.2]]))
 NOISE = NOISE_FACTOR @ NOISE_FACTOR.T
-START_MEAN = np.array([1.0, 0.0, 1.0, 0.0], np.float32)
+START_MEAN = np.array([1.0, 0.0, 1.0, 0.0])
 ECHO, SHORT, FLAT, FARTHEST = 0.7, 0.2, 0.1, 20.0
 BEARING_SD = 0.1
 
@@ -80,6 +81,7 @@ class RangeBearing(AbstractRecurrentTask):
     )
     sensors: dict[str, int] = eqx.field(static=True, default_factory=lambda: {"range": 1, "bearing": 1})
     num_controls: int = eqx.field(static=True, default=0)
+    time_step: float | None = eqx.field(static=True, default=1.0)
     horizon: int = eqx.field(static=True, default=100)
     unroll: int = eqx.field(static=True, default=10)
     groups: int = eqx.field(static=True, default=4)
@@ -103,8 +105,8 @@ class RangeBearing(AbstractRecurrentTask):
             name: jax.random.bernoulli(one, 1 - self.dropout, states.shape[:2])
             for name, one in zip(("range", "bearing"), jax.random.split(keys[3]), strict=True)
         }
-        moves = jnp.ones((self.horizon, n), bool).at[0].set(False)
-        steps = Step(moves, jnp.zeros((self.horizon, n, 0)), simulate_values(keys[4], states), present)
+        elapsed = jnp.ones((self.horizon, n)).at[0].set(0.0)
+        steps = Step(elapsed, jnp.zeros((self.horizon, n, 0)), simulate_values(keys[4], states), present)
         return Series(prior, states, steps)
 
     def prior(self, key: jax.Array, n: int) -> Components:
@@ -145,7 +147,7 @@ class RangeBearing(AbstractRecurrentTask):
         return System(prior, move, {"range": see_range, "bearing": see_bearing}, name="range and bearing")
 
     def problem(self, previous: Components, step: Step) -> Problem:
-        predicted = chosen(step.moves, moved(previous, MATRIX, NOISE), previous)
+        predicted = chosen(step.elapsed > 0, moved(previous, MATRIX, NOISE), previous)
         base = _updated(predicted, step)
         tokens = {name: _token(step, name)[..., None, :] for name in ("range", "bearing")}
         return Problem(

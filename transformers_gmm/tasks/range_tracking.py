@@ -18,9 +18,9 @@ from transformers_gmm.recurrent import AbstractRecurrentTask, Series, Step
 from transformers_gmm.tasks import ranges
 from transformers_gmm.updates import chosen, moved
 
-_EYE = np.eye(2, dtype=np.float32)
-_MATRIX = np.kron(np.array([[1, 1], [-0.01, 0.85]], np.float32), _EYE)
-_NOISE = 0.15 * np.kron(np.array([[1 / 3, 1 / 2], [1 / 2, 1]], np.float32), _EYE)
+_EYE = np.eye(2)
+_MATRIX = np.kron(np.array([[1, 1], [-0.01, 0.85]]), _EYE)
+_NOISE = 0.15 * np.kron(np.array([[1 / 3, 1 / 2], [1 / 2, 1]]), _EYE)
 
 
 class RangeTracking(AbstractRecurrentTask):
@@ -33,8 +33,8 @@ class RangeTracking(AbstractRecurrentTask):
     config: NetworkConfig = eqx.field(
         static=True,
         default=NetworkConfig(
-            dim=4, num_components=8, context={"previous": 9, "range": 4}, token_features=11, width=48, heads=4, layers=3,
-            feedforward=96,
+            dim=4, num_components=8, context={"previous": 9, "range": 4}, token_features=11, width=48, heads=4,
+            layers=3, feedforward=96,
         ),
     )  # fmt: skip
     training: TrainingConfig = eqx.field(
@@ -42,6 +42,7 @@ class RangeTracking(AbstractRecurrentTask):
     )
     sensors: dict[str, int] = eqx.field(static=True, default_factory=lambda: dict.fromkeys(ranges.NAMES, 1))
     num_controls: int = eqx.field(static=True, default=0)
+    time_step: float | None = eqx.field(static=True, default=1.0)
     horizon: int = eqx.field(static=True, default=40)
     unroll: int = eqx.field(static=True, default=8)
     groups: int = eqx.field(static=True, default=4)
@@ -59,7 +60,9 @@ class RangeTracking(AbstractRecurrentTask):
         _, states = jax.lax.scan(move, start, noise)
         values = ranges.simulate_ranges(keys[2], states[..., :2])
         heard = ranges.simulate_hearing(keys[3], (self.horizon, n), (0.4, 0.4, 0.03), 6, (8, 25))
-        return Series(prior, states, Step(jnp.ones((self.horizon, n), bool), jnp.zeros((self.horizon, n, 0)), values, heard))
+        return Series(
+            prior, states, Step(jnp.ones((self.horizon, n)), jnp.zeros((self.horizon, n, 0)), values, heard)
+        )
 
     def prior(self, n: int) -> Components:
         """The prior of the problem, `n` times, shape (n, K, ...)."""
@@ -75,7 +78,7 @@ class RangeTracking(AbstractRecurrentTask):
         return System(prior, move, ranges.sensors(), name="range_tracking")
 
     def problem(self, previous: Components, step: Step) -> Problem:
-        predicted = chosen(step.moves, moved(previous, _MATRIX, _NOISE), previous)
+        predicted = chosen(step.elapsed > 0, moved(previous, _MATRIX, _NOISE), previous)
         base = ranges.updated(predicted, step.values, step.present)
         tokens, heard = ranges.range_tokens(step.values, step.present)
         seen = ranges.absolute(base, 10.0, 1.0)[..., 1:]

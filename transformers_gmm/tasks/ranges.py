@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from transformers_gmm.components import Components
 from transformers_gmm.updates import Hypothesis, branch_and_keep, predict_value
 
-BEACONS = np.array([[-10.0, 0.0], [10.0, 0.0], [0.0, 14.0]], np.float32)
+BEACONS = np.array([[-10.0, 0.0], [10.0, 0.0], [0.0, 14.0]])
 NAMES = ("west", "east", "north")
 NOISE_SD, LATE, EXCESS = 0.5, 0.1, 8.0  # metres; probability and mean of a positive error
 HYPOTHESES = (
@@ -30,7 +30,8 @@ def simulate_ranges(key: jax.Array, positions: Float[Array, "time batch 2"]) -> 
         keys = jax.random.split(one, 3)
         clean = jnp.linalg.norm(positions - place.reshape(1, 1, 2), axis=-1)
         noise = NOISE_SD * jax.random.normal(keys[0], clean.shape)
-        late = jax.random.bernoulli(keys[1], LATE, clean.shape) * EXCESS * jax.random.exponential(keys[2], clean.shape)
+        excess = EXCESS * jax.random.exponential(keys[2], clean.shape)
+        late = jnp.where(jax.random.bernoulli(keys[1], LATE, clean.shape), excess, 0)
         ranges[name] = (clean + noise + late)[..., None]
     return ranges
 
@@ -63,7 +64,7 @@ class LateRange(dist.Distribution):
 
     arg_constraints = {"distance": dist.constraints.real}  # noqa: RUF012
     support = dist.constraints.real_vector
-    reparametrized_params = ()  # noqa: RUF012
+    reparametrized_params = ()
 
     def __init__(self, distance: Any, *, validate_args: bool | None = None) -> None:
         self.distance = jnp.asarray(distance)
@@ -74,7 +75,8 @@ class LateRange(dist.Distribution):
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
         keys, shape = jax.random.split(key, 3), (*sample_shape, *self.batch_shape)
-        late = jax.random.bernoulli(keys[1], LATE, shape) * EXCESS * jax.random.exponential(keys[2], shape)
+        excess = EXCESS * jax.random.exponential(keys[2], shape)
+        late = jnp.where(jax.random.bernoulli(keys[1], LATE, shape), excess, 0)
         return (self.distance + NOISE_SD * jax.random.normal(keys[0], shape) + late)[..., None]
 
     @property
@@ -96,7 +98,7 @@ def sensors() -> dict[str, Any]:
 
 
 def updated(belief: Components, values: dict[str, Array], present: dict[str, Array]) -> Components:
-    """The belief after the beacons that were heard, one after another; the position is the state's first two entries."""
+    """The belief after the beacons that were heard, in turn; the position is the state's first two entries."""
     for name, place in zip(NAMES, BEACONS, strict=True):
         distance = _distance_to(place)
         prediction = predict_value(belief, distance)
@@ -125,7 +127,7 @@ def range_tokens(values: dict[str, Array], present: dict[str, Array]) -> tuple[A
 
 def absolute(belief: Components, length: float, speed: float | None = None) -> Array:
     """Log weight, means and log marginal widths in units of the model, (..., K, 1 + 2 D)."""
-    units = np.array([length, length] + ([] if speed is None else [speed, speed]), np.float32)
+    units = np.array([length, length] + ([] if speed is None else [speed, speed]))
     units = jnp.asarray(units.reshape((1,) * (belief.means.ndim - 1) + (-1,)), belief.means.dtype)
     weight = jnp.maximum(belief.log_weights, -12.0)[..., None] / 4
     own = jnp.sqrt(jnp.sum(belief.scale_tril**2, axis=-1))

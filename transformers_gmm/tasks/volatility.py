@@ -22,8 +22,8 @@ DIM, NUM_RETURNS = 10, 30
 LEVEL, PERSISTENCE, SCALE = 0.0, 0.95, 0.3  # of the autoregression: chosen here, the paper gives none
 LOADINGS = np.random.default_rng(20).standard_normal((NUM_RETURNS, DIM))
 _GRAM = LOADINGS.T @ LOADINGS
-NOISE = np.linalg.inv(_GRAM).astype(np.float32)  # covariance of the least-squares estimate's error
-_PROJECTION = np.linalg.solve(_GRAM, LOADINGS.T).astype(np.float32)
+NOISE = np.linalg.inv(_GRAM)  # covariance of the least-squares estimate's error
+_PROJECTION = np.linalg.solve(_GRAM, LOADINGS.T)
 
 
 class Volatility(AbstractRecurrentTask):
@@ -49,6 +49,7 @@ class Volatility(AbstractRecurrentTask):
     )
     sensors: dict[str, int] = eqx.field(static=True, default_factory=lambda: {"returns": NUM_RETURNS})
     num_controls: int = eqx.field(static=True, default=0)
+    time_step: float | None = eqx.field(static=True, default=1.0)
     horizon: int = eqx.field(static=True, default=100)
     unroll: int = eqx.field(static=True, default=10)
     groups: int = eqx.field(static=True, default=4)
@@ -72,8 +73,8 @@ class Volatility(AbstractRecurrentTask):
         _, states = jax.lax.scan(move, start, noise)
         values = simulate_returns(keys[1], states)
         present = jnp.ones((self.horizon, n), bool)
-        moves, none = jnp.ones((self.horizon, n), bool), jnp.zeros((self.horizon, n, 0))
-        return Series(prior, states, Step(moves, none, {"returns": values}, {"returns": present}))
+        elapsed, none = jnp.ones((self.horizon, n)), jnp.zeros((self.horizon, n, 0))
+        return Series(prior, states, Step(elapsed, none, {"returns": values}, {"returns": present}))
 
     def system(self, prior: GaussianMixture) -> System:
         def move(x: Array, dt: Array) -> dist.Distribution:
@@ -87,7 +88,7 @@ class Volatility(AbstractRecurrentTask):
         return System(prior, move, {"returns": returns}, name="volatility")
 
     def problem(self, previous: Components, step: Step) -> Problem:
-        predicted = chosen(step.moves, _moved(previous), previous)
+        predicted = chosen(step.elapsed > 0, _moved(previous), previous)
         present = step.present["returns"]
         kind = predicted.means.dtype
         estimate = step.values["returns"].astype(kind) @ jnp.asarray(_PROJECTION.T, kind)
@@ -166,7 +167,7 @@ def _log_diagonal(factors: Array) -> Array:
 
 
 def _diagonal(vectors: Array) -> Array:
-    return vectors[..., None] * _row2(np.eye(DIM, dtype=np.float32), vectors)
+    return vectors[..., None] * _row2(np.eye(DIM), vectors)
 
 
 def _row(vector: np.ndarray, like: Array) -> Array:
