@@ -30,7 +30,9 @@ SUBJECTS = {
     "steering": "Black-box generators",
     "predictive_coding": "Predictive-coding networks",
     "deep_predictive_coding": "Deep predictive-coding networks",
+    "distribution_transformer": "Distribution Transformer",
     "continual": "Continual learning",
+    "continual_strategies": "Strategies of continual learning",
 }
 _MARKS = {True: "met", False: "**missed**", None: ""}
 

@@ -61,7 +61,7 @@ class ProgramTask(AbstractTask):
         data = jax.vmap(data_of)(latents, jax.random.split(keys[2], n))
         return Examples(self.problem(prior, data), latents[:, None], jnp.zeros((n, 1)))
 
-    def problem(self, prior: Components, data: Float[Array, batch *event]) -> Problem:
+    def problem(self, prior: Components, data: Float[Array, batch * event]) -> Problem:
         """What the network sees of a batch of priors and data."""
         base = heaviest(prior, self.config.num_components)
         scaled = (data - self.centre[None]) / self.spread[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -147,12 +148,8 @@ class MixtureFilter(AbstractFilterMethod):
             shape = system.describe_sensor(name, None if inputs is None or name != sensor else inputs.shape).event_shape
             mask = observed if name == sensor else jnp.ones(shape, bool)
             given = inputs if name == sensor else None
-            fits = jax.vmap(
-                lambda x, name=name, value=value.reshape(shape), mask=mask, given=given: system.sensor_log_prob(
-                    name, x, value, mask, given
-                )
-            )(draws)
-            each = each + jnp.where(step.present[name], fits, 0)
+            fit = functools.partial(_fit, system, name, value.reshape(shape), mask, given)
+            each = each + jnp.where(step.present[name], jax.vmap(fit)(draws), 0)
         return jax.nn.logsumexp(each) - jnp.log(_NUM_DRAWS)
 
     def check(self, state: MixtureState) -> Array:
@@ -184,3 +181,7 @@ class MixtureFilter(AbstractFilterMethod):
                 f"network: trained for sensors {sorted(self.task.sensors)}, the system {system.name!r} has "
                 f"{sorted(system.sensors)}."
             )
+
+
+def _fit(system: System, name: str, value: Array, mask: Array, inputs: Array | None, x: Array) -> Array:
+    return system.sensor_log_prob(name, x, value, mask, inputs)

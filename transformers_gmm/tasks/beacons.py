@@ -55,9 +55,7 @@ class Beacons(AbstractRecurrentTask):
         states = start[None] + jnp.cumsum(steps, axis=0)
         values = ranges.simulate_ranges(keys[3], states)
         heard = ranges.simulate_hearing(keys[4], (self.horizon, n), (0.3, 0.3, 0.03), 8, (10, 21))
-        return Series(
-            prior, states, Step(jnp.ones((self.horizon, n)), jnp.zeros((self.horizon, n, 0)), values, heard)
-        )
+        return Series(prior, states, Step(jnp.ones((self.horizon, n)), jnp.zeros((self.horizon, n, 0)), values, heard))
 
     def system(self, prior: GaussianMixture) -> System:
         def move(x: Array, dt: Array) -> dist.Distribution:

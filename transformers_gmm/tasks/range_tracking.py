@@ -60,9 +60,7 @@ class RangeTracking(AbstractRecurrentTask):
         _, states = jax.lax.scan(move, start, noise)
         values = ranges.simulate_ranges(keys[2], states[..., :2])
         heard = ranges.simulate_hearing(keys[3], (self.horizon, n), (0.4, 0.4, 0.03), 6, (8, 25))
-        return Series(
-            prior, states, Step(jnp.ones((self.horizon, n)), jnp.zeros((self.horizon, n, 0)), values, heard)
-        )
+        return Series(prior, states, Step(jnp.ones((self.horizon, n)), jnp.zeros((self.horizon, n, 0)), values, heard))
 
     def prior(self, n: int) -> Components:
         """The prior of the problem, `n` times, shape (n, K, ...)."""
