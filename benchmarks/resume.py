@@ -142,6 +142,20 @@ def continual(checkpoint: Any) -> Numbers:
     return {"accuracy": result.accuracy, "nll": result.nll, "brier": result.brier, **belief}
 
 
+def network(checkpoint: Any) -> Numbers:
+    """Training of a small network of transformers_gmm."""
+    import jax
+    from flax import nnx
+
+    from transformers_gmm.config import TrainingConfig
+    from transformers_gmm.tasks.conjugate import Conjugate
+    from transformers_gmm.training import train
+
+    run = train(Conjugate(2), TrainingConfig(steps=3000, batch=64, seed=1), checkpoint=checkpoint, progress=False)
+    weights = {f"weight_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(nnx.state(run.network("last"))))}
+    return {"losses": run.losses, "held_out": run.held_out, **weights}
+
+
 #: What runs, by its name: from a checkpoint to the numbers it ends with.
 KINDS: dict[str, Callable[[Any], Numbers]] = {
     "nuts": nuts,
@@ -151,6 +165,7 @@ KINDS: dict[str, Callable[[Any], Numbers]] = {
     "pmmh": pmmh,
     "stream": stream,
     "continual": continual,
+    "network": network,
 }
 
 

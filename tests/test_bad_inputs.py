@@ -294,9 +294,9 @@ ELSEWHERE = {
     "21": "test_steering_host.py::test_a_particle_that_keeps_failing_is_lost_alone_and_reported",
     "27": "test_streaming_masking.py::test_missing_coordinates_are_integrated_out",
     "29": "test_checkpoints.py::test_a_flipped_bit_is_detected_wherever_it_is",
+    "23": "test_transformer_amortized.py::test_what_the_network_has_no_room_for_is_refused",
     "30": "test_checkpoints.py::test_a_full_disk_leaves_the_old_checkpoint_and_the_run_goes_on",
 }
-AWAITED = {"23"}  # capacity and range of a trained amortised network
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -327,7 +327,7 @@ def test_a_fault_in_compiled_code_is_reported_with_its_step_and_what_came_before
 
 def test_all_thirty_rows_are_covered():
     numbers = {fault.split()[0] for fault in FAULTS} | {n for fault in LOOPS for n in re.findall(r", (\d+) ", fault)}
-    assert numbers | set(ELSEWHERE) | AWAITED == {str(n) for n in range(1, 31)}
+    assert numbers | set(ELSEWHERE) == {str(n) for n in range(1, 31)}
     for place in ELSEWHERE.values():
         file, _, name = place.partition("::")
         assert f"def {name}(" in (Path(__file__).parent / file).read_text(), place

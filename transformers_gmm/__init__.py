@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from transformers_gmm.training import train
     from transformers_gmm.weights import load_network, save_network
 
-__all__ = sorted(_WHERE)
+__all__ = [*sorted(_WHERE)]
 
 
 def __getattr__(name: str) -> Any:
@@ -90,4 +90,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)

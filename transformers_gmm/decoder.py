@@ -20,8 +20,7 @@ class Attention(nnx.Module):
         self.heads = heads
         self.query = nnx.Linear(width, width, rngs=rngs)
         self.key_value = nnx.Linear(width, 2 * width, rngs=rngs)
-        kernel = {"kernel_init": nnx.initializers.zeros_init()} if starts_at_zero else {}
-        self.out = nnx.Linear(width, width, rngs=rngs, **kernel)
+        self.out = linear(width, width, rngs, starts_at_zero=starts_at_zero)
 
     def __call__(self, queries: Array, tokens: Array, mask: Bool[Array, "*batch tokens"] | None) -> Array:
         width = queries.shape[-1] // self.heads
@@ -54,8 +53,7 @@ class DecoderLayer(nnx.Module):
         self.among = Attention(width, heads, rngs=rngs, starts_at_zero=after)
         self.across = Attention(width, heads, rngs=rngs)
         self.widen = nnx.Linear(width, feedforward, rngs=rngs)
-        kernel = {"kernel_init": nnx.initializers.zeros_init()} if after else {}
-        self.narrow = nnx.Linear(feedforward, width, rngs=rngs, **kernel)
+        self.narrow = linear(feedforward, width, rngs, starts_at_zero=after)
         self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(3)])
 
     def __call__(
@@ -80,13 +78,9 @@ class Perceptron(nnx.Module):
 
     def __init__(self, *widths: int, rngs: nnx.Rngs, starts_at_zero: bool = False) -> None:
         pairs = list(itertools.pairwise(widths))
-        zeros = {"kernel_init": nnx.initializers.zeros_init()}
         last = len(pairs) - 1
         self.linears = nnx.List(
-            [
-                nnx.Linear(a, b, rngs=rngs, **(zeros if starts_at_zero and i == last else {}))
-                for i, (a, b) in enumerate(pairs)
-            ]
+            [linear(a, b, rngs, starts_at_zero=starts_at_zero and i == last) for i, (a, b) in enumerate(pairs)]
         )
 
     def __call__(self, x: Array) -> Array:
@@ -94,3 +88,9 @@ class Perceptron(nnx.Module):
         for linear in self.linears[:-1]:
             x = jax.nn.gelu(linear(x))
         return self.linears[-1](x)
+
+
+def linear(before: int, after: int, rngs: nnx.Rngs, *, starts_at_zero: bool = False) -> nnx.Linear:
+    """An affine map with Flax's usual start, or with a matrix of zeros."""
+    start = nnx.initializers.zeros_init() if starts_at_zero else nnx.initializers.lecun_normal()
+    return nnx.Linear(before, after, kernel_init=start, rngs=rngs)

@@ -63,7 +63,7 @@ def _cross_entropy(theta: np.ndarray, x: np.ndarray, p: np.ndarray, k: int) -> t
     log_weights = logits - special.logsumexp(logits)
     gaps = (x[:, None] - means) / widths
     each = log_weights - np.log(widths) - 0.5 * gaps**2 - 0.5 * np.log(2 * np.pi)
-    log_q = special.logsumexp(each, axis=1)
+    log_q = np.asarray(special.logsumexp(each, axis=1))
     shares = np.exp(each - log_q[:, None]) * p[:, None]
     gradient = [np.exp(log_weights) - shares.sum(0), -(shares * gaps / widths).sum(0), -(shares * (gaps**2 - 1)).sum(0)]
     return -float(np.sum(p * log_q)), np.concatenate(gradient)

@@ -63,8 +63,7 @@ class LateRange(dist.Distribution):
     """A distance plus N(0, 0.25), and plus Exp(8) with probability 0.1; batch shape () and event shape (1,)."""
 
     arg_constraints = {"distance": dist.constraints.real}  # noqa: RUF012
-    support = dist.constraints.real_vector
-    reparametrized_params = ()
+    support = dist.constraints.real_vector  # pyright: ignore[reportAssignmentType] - NumPyro's own declaration
 
     def __init__(self, distance: Any, *, validate_args: bool | None = None) -> None:
         self.distance = jnp.asarray(distance)
