@@ -64,6 +64,15 @@ def test_an_untrained_network_returns_the_base(key):
     close(ResidualTransformer(SMALL, rngs=nnx.Rngs(0))(given), given.base, 1e-12)
 
 
+def test_a_component_far_wider_or_narrower_than_the_rest_is_returned_as_it_is(key):
+    given = problem(key)
+    widths = jnp.array([1e-5, 1.0, 1e5])[None, :, None, None]
+    log_weights = jax.nn.log_softmax(given.base.log_weights.at[:, 2].set(-20.0), axis=-1)
+    base = Components(log_weights, given.base.means, given.base.scale_tril * widths)
+    given = dataclasses.replace(given, base=base)
+    close(ResidualTransformer(SMALL, rngs=nnx.Rngs(0))(given), base, 1e-12)
+
+
 def test_an_empty_component_stays_empty_until_it_is_changed(key):
     given = problem(key)
     base = heaviest(

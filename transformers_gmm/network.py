@@ -84,7 +84,7 @@ def corrected(problem: Problem, correction: Float[Array, "*batch comps features"
     factors = jnp.sum(base.scale_tril[..., :, :, None] * change[..., None, :, :], axis=-2)
     # Nothing in the loss holds a component without weight: it must not wander off until it overflows.
     width, frame = jnp.sqrt(jnp.sum(factors**2, axis=-1)), problem.scale[..., None, :]
-    held = jnp.clip(width, NARROWEST * frame, WIDEST * frame) / width
+    held = jnp.clip(width, jnp.minimum(NARROWEST * frame, own), jnp.maximum(WIDEST * frame, own)) / width
     return Components(
         jax.nn.log_softmax(_lifted(base.log_weights, weight[..., 0]), axis=-1),
         base.means + step * jnp.clip(mean, -FARTHEST, FARTHEST),

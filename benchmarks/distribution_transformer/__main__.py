@@ -11,7 +11,7 @@ import pathlib
 from typing import Any
 
 from benchmarks.distribution_transformer import prior_change, recurrent, static
-from benchmarks.record import Row, parser, rows_of, write
+from benchmarks.record import Row, parser, write
 from transformers_gmm.pretrained import load, trained
 
 GROUPS = {"static": static.rows, "recurrent": recurrent.rows, "prior_change": prior_change.rows}
@@ -34,7 +34,7 @@ def main() -> None:
     networks = networks_in(args.weights)
     rows: list[Row] = []
     for name in args.group or GROUPS:
-        rows += rows_of(f"group {name}", "", 0.0, lambda name=name: GROUPS[name](networks, quick=args.quick))
+        rows += GROUPS[name](networks, quick=args.quick)
     write(args.json, "distribution_transformer", args.quick, rows)
     print(f"{len(rows)} rows, {sum(row.met is False for row in rows)} missed")
 
