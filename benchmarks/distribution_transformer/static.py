@@ -208,14 +208,17 @@ def _posterior(task: AbstractStaticTask, draws: Draws, seed: int) -> tuple[jax.A
 def _answers(task: AbstractStaticTask, network: Network, draws: Draws) -> tuple[Components, Components]:
     """The network's answers and the bases."""
 
+    # Weights are arguments: as constants of a large batch, zeros of an untrained network were compiled wrongly.
+    definition, weights = nnx.split(network)
+
     @jax.jit
-    def answer(prior: Any, data: Any) -> tuple[Components, Components]:
-        problem = task.problem(prior, data)
+    def answer(weights: Any, prior: Any, data: Any) -> tuple[Components, Components]:
+        network, problem = nnx.merge(definition, weights), task.problem(prior, data)
         if _is_published(network):
             return network(task.parameters(prior), task.sources(data))[1], problem.base
         return network(problem), problem.base
 
-    return answer(draws.prior, draws.data)
+    return answer(weights, draws.prior, draws.data)
 
 
 def _is_published(network: Network) -> bool:
