@@ -13,19 +13,32 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+_TINY = 1e-30  # a floor under zero matrices
 SMALL = 8  # beyond this the written-out form is long to compile, and LAPACK's overhead no longer dominates
 
 
-def cholesky(matrix: jax.Array) -> jax.Array:
-    """Lower Cholesky factor (d, d); NaN if the matrix is not positive definite."""
+def cholesky(matrix: jax.Array, floor: float = 0.0) -> jax.Array:
+    """Lower Cholesky factors (..., d, d); NaN where a matrix is not positive definite and there is no floor.
+
+    Args:
+        matrix: symmetric, shape (..., d, d).
+        floor: share of its diagonal entry that a pivot is raised to where rounding has made it smaller.
+    """
     dim = matrix.shape[-1]
     if dim > SMALL:
-        return jnp.linalg.cholesky((matrix + jnp.swapaxes(matrix, -1, -2)) / 2)
+        symmetric = (matrix + jnp.swapaxes(matrix, -1, -2)) / 2
+        if floor:
+            symmetric = symmetric + floor * symmetric * jnp.eye(dim, dtype=matrix.dtype).reshape(
+                (1,) * (matrix.ndim - 2) + (dim, dim)
+            )
+        return jnp.linalg.cholesky(symmetric)
     rows: list[list[Any]] = []
     for i in range(dim):
         row: list[Any] = []
         for j in range(i + 1):
             rest = matrix[..., i, j] - sum(row[k] * (row[k] if i == j else rows[j][k]) for k in range(j))
+            if i == j and floor:
+                rest = jnp.maximum(rest, floor * matrix[..., i, i] + _TINY)
             row.append(jnp.sqrt(rest) if i == j else rest / rows[j][j])
         rows.append(row)
     zero = jnp.zeros_like(matrix[..., 0, 0])

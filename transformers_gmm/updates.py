@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from smc.small_normal import SMALL
+from smc.small_normal import cholesky
 from transformers_gmm.components import Components, heaviest
 
 JITTER = 1e-6  # share of the diagonal below which a pivot is rounding of 32-bit downdates
-_TINY = 1e-30
 
 
 class Prediction(NamedTuple):
@@ -159,25 +158,9 @@ def branch_and_keep(components: Components, *args, **kwargs) -> Components:
 def factor(covariances: Float[Array, "*batch dim dim"]) -> Float[Array, "*batch dim dim"]:
     """Cholesky factors (..., D, D) of matrices that are positive definite but for rounding: never NaN for finite input.
 
-    Written out entry by entry for few dimensions. A pivot that a 32-bit downdate has made negative becomes a millionth
-    of its diagonal entry.
+    A pivot that a 32-bit downdate has made negative becomes a millionth of its diagonal entry.
     """
-    dim = covariances.shape[-1]
-    if dim > SMALL:
-        eye = jnp.asarray(np.eye(dim) * JITTER, covariances.dtype)
-        return jnp.linalg.cholesky(covariances + covariances * _like(eye, covariances))
-    rows: list[list[Array]] = []
-    for i in range(dim):
-        row: list[Array] = []
-        for j in range(i + 1):
-            rest = covariances[..., i, j]
-            for k in range(j):
-                rest = rest - row[k] * (row[k] if i == j else rows[j][k])
-            floor = JITTER * covariances[..., i, i] + _TINY
-            row.append(jnp.sqrt(jnp.maximum(rest, floor)) if i == j else rest / rows[j][j])
-        rows.append(row)
-    zero = jnp.zeros_like(covariances[..., 0, 0])
-    return jnp.stack([jnp.stack([*row, *[zero] * (dim - len(row))], axis=-1) for row in rows], axis=-2)
+    return cholesky(covariances, JITTER)
 
 
 def _like(matrix: Array, batch: Array) -> Array:
