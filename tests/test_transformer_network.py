@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from probinf.errors import ArgumentError, CheckpointError
+from probinf.errors import ArgumentError, CheckpointError, UnknownNameError
 from transformers_gmm.components import Components, heaviest
 from transformers_gmm.config import NetworkConfig, TrainingConfig
 from transformers_gmm.examples import Problem
@@ -176,7 +176,7 @@ def test_sizes_and_settings_that_cannot_be_are_refused():
         dataclasses.replace(SMALL, layers=0)
     with pytest.raises(ArgumentError, match="warm_up"):
         TrainingConfig(warm_up=1.0)
-    with pytest.raises(ArgumentError, match="no task 'grwth'"):
+    with pytest.raises(UnknownNameError, match=r"'grwth' is not a task.*Did you mean 'growth'\?"):
         make_task("grwth")
     with pytest.raises(ArgumentError, match="single update"):
         load("conjugate_5").filter_method()

@@ -61,7 +61,8 @@ def load(name: str, path: str | Path | None = None) -> Trained:
         path: of the file of weights; the shipped one if left out.
 
     Raises:
-        ArgumentError: there is no such task, or none shipped for it.
+        UnknownNameError: there is no such task.
+        ArgumentError: no trained network ships for it.
         CheckpointError: the file is damaged or for another task.
     """
     task = make_task(name)

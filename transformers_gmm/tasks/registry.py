@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from probinf.errors import ArgumentError
+from probinf.errors import UnknownNameError
 
 #: name -> where its task is made: a class or function without required arguments.
 TASKS = {
@@ -34,9 +34,9 @@ def make_task(name: str) -> Any:
     """The task of that name, with its published settings.
 
     Raises:
-        ArgumentError: there is none; the message lists those that there are.
+        UnknownNameError: there is none; the message gives the nearest one and lists all.
     """
     if name not in TASKS:
-        raise ArgumentError(f"name: there is no task {name!r}; expected one of {', '.join(sorted(TASKS))}.")
+        raise UnknownNameError(name, TASKS, "task", "transformers_gmm")
     module, _, attribute = TASKS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)()
