@@ -116,7 +116,7 @@ def by_particles(ys: np.ndarray, num_parameters: int, num_particles: int) -> Run
 
 def rows(quick: bool, seed: int) -> Iterator[Row]:
     """Work of particles over ours, and the time alone."""
-    length, num_parameters, num_particles, num_runs = (15, 16, 32, 3) if quick else (50, 128, 100, 12)
+    length, num_parameters, num_particles, num_runs = (15, 16, 32, 3) if quick else (50, 128, 100, 48)
     ys = series(length, seed + 1)
     what = f"SMC², T = {length}, {num_parameters} parameter x {num_particles} state particles, {_MOVES} moves"
     functions = {"ours": ours(ys, num_parameters, num_particles)}
