@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from smc.small_normal import cho_solve, cholesky, solve_lower
 
 
 class Affine(NamedTuple):
@@ -76,8 +77,8 @@ def innovate(
     matrix = jnp.where(observed[:, None], model.matrix, jnp.zeros((), dtype))
     both = observed[:, None] & observed[None, :]
     noise = jnp.where(both, model.noise, jnp.eye(observed.shape[0], dtype=dtype))
-    factor = jnp.linalg.cholesky(symmetric(matrix @ cov @ matrix.T + noise))
-    white = jax.scipy.linalg.solve_triangular(factor, residual, lower=True)
+    factor = cholesky(symmetric(matrix @ cov @ matrix.T + noise))
+    white = solve_lower(factor, residual)
     nis = white @ white
     count = jnp.sum(observed).astype(dtype)
     half_log_det = jnp.sum(jnp.log(jnp.diagonal(factor)))
@@ -87,7 +88,7 @@ def innovate(
 
 def gain(cov: Float[Array, "dim dim"], innovation: Innovation) -> Float[Array, "dim out"]:
     """K = P A' S^-1, shape (d, p)."""
-    return jax.scipy.linalg.cho_solve((innovation.factor, True), innovation.matrix @ cov).T
+    return cho_solve(innovation.factor, innovation.matrix @ cov).T
 
 
 def joseph(
@@ -124,7 +125,6 @@ def rts_step(
         Rauch, Tung & Striebel (1965); Särkkä (2013), Bayesian Filtering and Smoothing, Theorem 8.2.
     """
     predicted_cov = predict_cov(cov, model)
-    factor = jnp.linalg.cholesky(predicted_cov)
-    back = jax.scipy.linalg.cho_solve((factor, True), model.matrix @ cov).T
+    back = cho_solve(cholesky(predicted_cov), model.matrix @ cov).T
     smoothed = mean + back @ difference(next_mean, model.predicted)
     return smoothed, symmetric(cov + back @ (next_cov - predicted_cov) @ back.T)

@@ -13,6 +13,7 @@ from probinf.errors import ArgumentError, DataError
 from probinf.representations.concrete import is_concrete
 from smc.conditionally_linear import Gaussian, LinearGaussian
 from smc.kalman import Affine, gain, innovate, joseph, predict_cov, rts_step, symmetric
+from smc.small_normal import cho_solve, cholesky
 
 
 class SmoothedPath(NamedTuple):
@@ -162,7 +163,7 @@ def _in_parallel(
         before = Gaussian(move.offset, move.noise)  # given z_{k-1} = 0
         innovation = _innovation(before, sight, y, seen)
         k = gain(move.noise, innovation)
-        sensed = jax.scipy.linalg.cho_solve((innovation.factor, True), innovation.matrix @ move.matrix)
+        sensed = cho_solve(innovation.factor, innovation.matrix @ move.matrix)
         return _Filtering(
             (eye - k @ innovation.matrix) @ move.matrix,
             move.offset + k @ innovation.residual,
@@ -172,15 +173,15 @@ def _in_parallel(
         )
 
     def combine(i: _Filtering, j: _Filtering) -> _Filtering:
-        inner = jnp.linalg.solve(eye + i.C @ j.J, jnp.concatenate([i.A, i.C, (i.b + i.C @ j.eta)[:, None]], axis=1))
-        a, c, b = inner[:, :dim], inner[:, dim : 2 * dim], inner[:, -1]
-        outer = jnp.linalg.solve(eye + j.J @ i.C, jnp.concatenate([j.J @ i.A, (j.eta - j.J @ i.b)[:, None]], axis=1))
+        # (I + C J)^-1 serves both: C and J are symmetric, so that of I + J C is its transpose.
+        inverse = jnp.linalg.solve(eye + i.C @ j.J, eye)
+        moved, back = j.A @ inverse, i.A.T @ inverse.T
         return _Filtering(
-            j.A @ a,
-            j.A @ b + j.b,
-            symmetric(j.A @ c @ j.A.T + j.C),
-            i.A.T @ outer[:, -1] + i.eta,
-            symmetric(i.A.T @ outer[:, :-1] + i.J),
+            moved @ i.A,
+            moved @ (i.b + i.C @ j.eta) + j.b,
+            symmetric(moved @ i.C @ j.A.T + j.C),
+            back @ (j.eta - j.J @ i.b) + i.eta,
+            symmetric(back @ j.J @ i.A + i.J),
         )
 
     # z_0 as a move from nowhere, so that all elements are made alike.
@@ -198,8 +199,7 @@ def _in_parallel(
 
     def backward(z: Gaussian, move: LinearGaussian) -> tuple[Array, Array, Array]:
         predicted = _moved(z, move)
-        factor = jnp.linalg.cholesky(predicted.cov)
-        back = jax.scipy.linalg.cho_solve((factor, True), move.matrix @ z.cov).T
+        back = cho_solve(cholesky(predicted.cov), move.matrix @ z.cov).T
         return back, z.mean - back @ predicted.mean, symmetric(z.cov - back @ move.matrix @ z.cov)
 
     def join(later: tuple, earlier: tuple) -> tuple[Array, Array, Array]:  # a reversed scan hands over the later first

@@ -1,7 +1,8 @@
 """Multivariate normals of few dimensions for many particles: linear algebra written out, entry by entry.
 
 Batched LAPACK calls cost a microsecond for every small matrix. Written out, each entry is an array over the particles,
-and the compiler vectorises over them.
+and the compiler vectorises over them. On two cores jaxlib 0.10 may also wait for ever where two such calls, each for
+some thousand matrices, run at the same time.
 """
 
 from __future__ import annotations
@@ -62,6 +63,19 @@ def solve_lower(factor: jax.Array, right: jax.Array) -> jax.Array:
         rest = right[i] - sum(factor[i, k] * solved[k] for k in range(i))
         solved.append(rest / factor[i, i])
     return jnp.stack(solved)
+
+
+def cho_solve(factor: jax.Array, right: jax.Array) -> jax.Array:
+    """(L L')^-1 b for a lower factor (d, d) and b of shape (d,) or (d, m)."""
+    dim = factor.shape[-1]
+    if dim > SMALL:
+        return jax.scipy.linalg.cho_solve((factor, True), right)
+    white = solve_lower(factor, right)
+    solved: list[Any] = []
+    for i in reversed(range(dim)):
+        rest = white[i] - sum(factor[k, i] * solved[dim - 1 - k] for k in range(i + 1, dim))
+        solved.append(rest / factor[i, i])
+    return jnp.stack(solved[::-1])
 
 
 class SmallNormal(dist.MultivariateNormal):

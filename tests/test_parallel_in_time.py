@@ -89,6 +89,13 @@ def test_the_two_forms_agree_on_a_long_series_and_in_their_derivatives():
     np.testing.assert_allclose(rounds, by_step, rtol=1e-9)
 
 
+def test_small_matrices_are_factorised_without_lapack_calls_that_could_wait_for_each_other():
+    initial, transition, observation, ys = matrices(2, varying=False)
+    text = str(jax.make_jaxpr(lambda y: smc.kalman_smoother(initial, transition, observation, y, parallel=True))(ys))
+    assert "cholesky" not in text
+    assert "triangular_solve" in text  # that of (I + C J)^-1, which waits for nothing else
+
+
 def test_one_observation():
     initial, transition, observation, ys = matrices(2, varying=False)
     found = [smc.kalman_smoother(initial, transition, observation, ys[:1], parallel=p) for p in (False, True)]
