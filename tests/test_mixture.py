@@ -158,6 +158,12 @@ def test_a_mixture_is_a_pytree_that_jit_and_vmap_accept():
     np.testing.assert_allclose(jax.grad(score)(jnp.array([1.0, 2.0])), [-1.0, -2.0], rtol=1e-12)
 
 
+def test_units_do_not_decide_whether_a_covariance_is_definite():
+    covariance = np.diag([1e-9, 1.0]).astype(np.float32)
+    mixture = GaussianMixture.gaussian(np.zeros(2, np.float32), covariance)
+    np.testing.assert_allclose(mixture.cov, covariance, rtol=1e-6)
+
+
 EYE = np.eye(2)[None]
 BAD = {
     "negative weight": (([1.2, -0.2], np.zeros((2, 2)), np.repeat(EYE, 2, 0)), "component 1 has the negative weight"),

@@ -86,11 +86,15 @@ def check_covariances(covs: np.ndarray, name: str = "covariances") -> None:
                 f"{name}: component {k} is not symmetric: entries differ from their mirror image by up to {gap:.3g}, "
                 f"allowed {np.sqrt(eps):.1g} of the largest entry."
             )
-        eigenvalues = np.linalg.eigvalsh(cov.astype(np.float64))
-        if eigenvalues[0] <= len(cov) * eps * max(eigenvalues[-1], 0.0):
+        variances = np.diagonal(cov).astype(np.float64)
+        # Units must not matter: a factorisation loses no digits where one coordinate is a thousand times another.
+        scale = np.sqrt(variances) if variances.min() > 0 else np.ones(len(cov))
+        smallest = float(np.linalg.eigvalsh(cov / np.outer(scale, scale))[0])
+        if smallest <= len(cov) * eps:
             raise ArgumentError(
-                f"{name}: component {k} is not positive definite: smallest eigenvalue {eigenvalues[0]:.6g}, "
-                f"largest {eigenvalues[-1]:.6g}; expected the smallest above {len(cov) * eps:.1g} of the largest."
+                f"{name}: component {k} is not positive definite: smallest eigenvalue {smallest:.6g} once coordinates "
+                f"have unit variance, expected above {len(cov) * eps:.1g}; variances "
+                f"{', '.join(f'{v:.3g}' for v in variances)}."
             )
 
 
