@@ -27,6 +27,7 @@ SUBJECTS = {
     "calibration": "Simulation-based calibration",
     "resume": "Runs that are killed and continued",
     "import_time": "Import time",
+    "check_cost": "What checks cost",
     "steering": "Black-box generators",
     "predictive_coding": "Predictive-coding networks",
     "deep_predictive_coding": "Deep predictive-coding networks",

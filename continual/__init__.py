@@ -17,6 +17,7 @@ from continual.heads import BayesianLinearHead as BayesianLinearHead
 from continual.heads import NormalInverseWishart as NormalInverseWishart
 from continual.heads import SharedCovarianceGaussian as SharedCovarianceGaussian
 from continual.learner import AbstractLearner as AbstractLearner
+from continual.learner import AbstractPredictor as AbstractPredictor
 from continual.learner import Featured as Featured
 from continual.learner import UpdateInfo as UpdateInfo
 from continual.metrics import Summary as Summary

@@ -19,6 +19,8 @@ def checked_inputs(inputs: Any, where: str, width: int | None = None) -> np.ndar
         ArgumentTypeError: they are no array of numbers.
         DataError: there are none, one is not finite, or the width differs.
     """
+    if inputs is None:
+        raise ArgumentTypeError(f"{where}: there are no inputs; pass inputs=..., one row for each label.")
     try:
         found = np.asarray(inputs)
     except ValueError as error:  # ragged
@@ -44,6 +46,37 @@ def checked_inputs(inputs: Any, where: str, width: int | None = None) -> np.ndar
             f"{int(np.argmax(bad))}. Remove those rows or fill them in."
         )
     return found
+
+
+def check_examples(inputs: Any, targets: Any, where: str, num_classes: int | None = None) -> None:
+    """Arrays of one length, before any of them is copied or dropped; with `num_classes` targets are labels below it.
+
+    Raises:
+        ArgumentTypeError: one is no array of numbers.
+        DataError: lengths differ, or a label is no whole number from 0 to `num_classes` - 1; the first is named.
+    """
+    for what, part in (("inputs", inputs), ("targets", targets)):
+        if not isinstance(part, np.ndarray | jax.Array):
+            raise ArgumentTypeError(f"{where}, {what}: expected an array, found {type(part).__name__}; use np.asarray.")
+        if np.dtype(part.dtype).kind not in "buif":
+            raise ArgumentTypeError(
+                f"{where}, {what}: expected numbers, found dtype {part.dtype}. Encode strings as integers: "
+                "np.unique(labels, return_inverse=True)."
+            )
+    if len(inputs) != len(targets):
+        raise DataError(f"{where}: {len(inputs)} inputs and {len(targets)} targets; expected one for each input.")
+    if num_classes is None:
+        return
+    if targets.ndim != 1:
+        raise DataError(f"{where}: expected labels of shape (examples,), found shape {targets.shape}.")
+    labels = np.asarray(targets)
+    wrong = (labels < 0) | (labels >= num_classes) | (labels != np.floor(labels))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"{where}: label {labels[row]} in row {row} is none of 0, ..., {num_classes - 1}; {int(wrong.sum())} of "
+            f"{len(labels)} are not. Raise num_classes, or renumber: np.unique(labels, return_inverse=True)."
+        )
 
 
 def checked_losses(losses: Sequence[Any]) -> float:

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from continual.checks import check_examples
 from continual.sources import SOURCES, File, Source
+from probinf.arguments import positive_integer
 from probinf.errors import DataError, UnknownNameError
 from probinf.runs.files import write
 
@@ -39,12 +41,21 @@ class Dataset:
         train: official training part.
         test: official test part.
         num_classes: labels are below it.
+
+    Raises:
+        ArgumentTypeError: inputs or labels are no arrays of numbers.
+        DataError: their numbers differ, or a label is none of 0, ..., `num_classes` - 1; the row is named.
     """
 
     name: str
     train: Examples
     test: Examples
     num_classes: int
+
+    def __post_init__(self) -> None:
+        positive_integer("num_classes", self.num_classes)
+        for what, part in (("training", self.train), ("test", self.test)):
+            check_examples(*part, f"data set {self.name!r}, {what} data", self.num_classes)
 
 
 def load(

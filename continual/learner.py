@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 
 from continual.checks import checked_inputs
 from continual.features import AbstractFeatures
-from probinf.errors import DataError, InferenceError, UnknownNameError
+from probinf.errors import ArgumentTypeError, DataError, InferenceError, UnknownNameError
 from probinf.random import as_key
 
 LABEL = "label"  # the one sensor of a learner
@@ -40,6 +41,10 @@ class AbstractPredictor(eqx.Module):
         """Probabilities of the classes, each row a distribution; classes never seen have probability 0."""
 
 
+#: What a learner's `predictor` returns: an `AbstractPredictor`, or a plain function that does the same.
+Predictor = Callable[[Any], np.ndarray]
+
+
 class AbstractLearner(eqx.Module):
     """A learner of tasks that arrive one after the other.
 
@@ -65,7 +70,7 @@ class AbstractLearner(eqx.Module):
         """
 
     @abc.abstractmethod
-    def predictor(self, belief: Any) -> AbstractPredictor:
+    def predictor(self, belief: Any) -> Predictor:
         """What the belief says of new inputs.
 
         Raises:
@@ -75,6 +80,17 @@ class AbstractLearner(eqx.Module):
     def probabilities(self, belief: Any, inputs: Any) -> Float[np.ndarray, "examples classes"]:
         """Class probabilities of inputs under the posterior predictive distribution."""
         return self.predictor(belief)(inputs)
+
+
+def check_kind(argument: str, value: Any, kind: type, expected: str) -> None:
+    """Refuse arguments in the wrong order, and a class in place of what it makes.
+
+    Raises:
+        ArgumentTypeError: it is not of that kind.
+    """
+    if not isinstance(value, kind):
+        found = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise ArgumentTypeError(f"{argument}: expected {expected}, found {found}.")
 
 
 def require_label(sensor: str) -> None:
@@ -105,7 +121,7 @@ class FeaturedPredictor(AbstractPredictor):
     """Features first, then the predictor over them."""
 
     features: AbstractFeatures
-    inner: AbstractPredictor
+    inner: Predictor
 
     def __call__(self, inputs: Any) -> Float[np.ndarray, "examples classes"]:
         return self.inner(self.features(inputs))
@@ -124,6 +140,10 @@ class Featured(AbstractLearner):
 
     features: AbstractFeatures
     learner: AbstractLearner
+
+    def __check_init__(self) -> None:
+        check_kind("features", self.features, AbstractFeatures, "features such as RandomPatches()")
+        check_kind("learner", self.learner, AbstractLearner, "a learner such as BayesianLinearHead(10)")
 
     def start(self, key: Any, t0: int = 0) -> FeaturedBelief:
         key_features, key_learner = jax.random.split(as_key(key, argument="key"))

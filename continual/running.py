@@ -14,10 +14,11 @@ import numpy as np
 
 from continual import predictive
 from continual.checks import checked_inputs, checked_labels
-from continual.learner import LABEL, AbstractLearner, AbstractPredictor
+from continual.learner import LABEL, AbstractLearner, Predictor, check_kind
 from continual.streams import Task, TaskStream
 from probinf.errors import ArgumentError, InferenceError
 from probinf.inference.fingerprint import surroundings
+from probinf.random import as_key
 from probinf.runs import Checkpoint, Loop, drive
 from probinf.runs.checkpoint import as_checkpoint
 from probinf.runs.loop import Arrays
@@ -58,6 +59,16 @@ class Result:
     tasks: tuple[str, ...]
     belief: Any = dataclasses.field(repr=False)
 
+    def __repr__(self) -> str:
+        last, done = self.accuracy[-1], len(self.accuracy)
+        lines = [
+            f"Result({done} of {len(self.tasks)} tasks, {self.seconds.sum():.3g} s of training)",
+            f"  average accuracy after task {self.tasks[done - 1]!r}: {np.mean(last[:done]):.4f}",
+            *(f"  {name}: {value:.4f}" for name, value in zip(self.tasks[:done], last, strict=False)),
+            "  continual.summarise(result) has all metrics, result.accuracy the matrix.",
+        ]
+        return "\n".join(lines)
+
 
 def run(
     learner: AbstractLearner,
@@ -80,6 +91,7 @@ def run(
         checkpoint: a folder.
 
     Raises:
+        ArgumentTypeError: the learner is none, or the stream.
         ArgumentError: the stream is one of regression.
         DataError: a task has an unknown label, inputs that are not finite or of another shape; the task is named.
         InferenceError: Ctrl-C stopped the run; the stages so far are a `Result` on `.partial`.
@@ -92,9 +104,13 @@ def run(
         >>> result.accuracy[-1].mean() > 0.9
         True
     """
+    check_kind("learner", learner, AbstractLearner, "a learner such as continual.BayesianLinearHead(10)")
+    check_kind("stream", stream, TaskStream, "a stream of tasks such as continual.split(data)")
+    as_key(seed, argument="seed")
     if stream.scenario == "regression":
         raise ArgumentError(f"stream: {stream.name} has real targets; update a BayesianLinearRegression with it.")
     _check(stream)
+    _check_classes(getattr(getattr(learner, "learner", learner), "num_classes", stream.num_classes), stream)
     loop = StreamLoop(learner, stream, seed)
     outcome = drive(
         loop,
@@ -181,6 +197,7 @@ class StreamLoop(Loop):
     def _tested(self, predictor: Any, task: Task) -> np.ndarray:
         """Class probabilities of a task's test data; those of other tasks are masked where the task is given."""
         found = predictor(task.test.inputs)
+        _check_classes(found.shape[1], self.stream)
         if self.stream.scenario != "task":
             return found
         mask = np.isin(np.arange(found.shape[1]), task.classes)
@@ -189,7 +206,7 @@ class StreamLoop(Loop):
         uniform = (mask / mask.sum()).astype(found.dtype)[None]
         return np.where(total > 0, masked / np.where(total > 0, total, 1), uniform)
 
-    def _evaluated(self, stage: int, predictor: AbstractPredictor) -> dict[str, np.ndarray]:
+    def _evaluated(self, stage: int, predictor: Predictor) -> dict[str, np.ndarray]:
         tasks = self.stream.tasks
         found = [self._tested(predictor, task) for task in tasks]
         pairs = [(p, task.test.targets) for p, task in zip(found, tasks, strict=True)]
@@ -223,6 +240,14 @@ def _check(stream: TaskStream) -> None:
                     "All tasks of a stream need inputs of one shape."
                 )
             checked_labels(examples.targets, where, len(inputs), stream.num_classes)
+
+
+def _check_classes(num_classes: int, stream: TaskStream) -> None:
+    if num_classes < stream.num_classes:
+        raise ArgumentError(
+            f"learner: it knows {num_classes} classes, and the stream {stream.name} has {stream.num_classes}; give it "
+            f"num_classes={stream.num_classes}."
+        )
 
 
 def _num_bytes(belief: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from continual.checks import checked_inputs
+from continual.checks import check_examples, checked_inputs
 from continual.datasets import Dataset, Examples
 from probinf.arguments import positive_integer
 from probinf.errors import ArgumentError, DataError
@@ -122,7 +122,7 @@ def split(
         ArgumentError: a class comes twice or does not exist, the share is not in [0, 1), or domain-incremental tasks
             have different numbers of classes.
     """
-    if isinstance(classes, int):
+    if isinstance(classes, int | float):
         size = positive_integer("classes", classes)
         groups = [list(range(i, min(i + size, data.num_classes))) for i in range(0, data.num_classes, size)]
     else:
@@ -179,8 +179,16 @@ def rotated(
         degrees: one angle for each task, counter-clockwise.
         validation: share of each task's training data that is held out.
         seed: of the validation split and of the order within tasks.
+
+    Raises:
+        DataError: the inputs are no images.
     """
     from scipy import ndimage
+
+    if data.train.inputs.ndim < 3:
+        raise DataError(
+            f"rotated: expected images (examples, height, width[, channels]), found shape {data.train.inputs.shape}."
+        )
 
     def turner(angle: float | int) -> Callable[[np.ndarray], np.ndarray]:
         def turned(inputs: np.ndarray) -> np.ndarray:
@@ -257,7 +265,10 @@ def cut(
 
     Raises:
         ArgumentError: boundaries that do not rise, or their numbers differ.
+        DataError: not one target for each input, or a task without training examples.
     """
+    for what, part in (("train", train), ("test", test)):
+        check_examples(*part, what, None if scenario == "regression" else np.iinfo(np.int32).max)
     if len(boundaries) != len(test_boundaries):
         raise ArgumentError(f"test_boundaries: expected {len(boundaries)} rows, found {len(test_boundaries)}.")
     pieces = zip(_cut(train, boundaries, "boundaries"), _cut(test, test_boundaries, "test_boundaries"), strict=True)

@@ -36,6 +36,7 @@ __all__ = [
     "scan_counts",
     "scan_p",
     "shaped",
+    "source_lines",
     "statements_behind",
     "vmaps_around",
     "while_p",
@@ -78,6 +79,12 @@ def bind_equation(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
 def literal_value(literal: Literal) -> Any:
     """The value of a literal with the dtype of its abstract value (it may be a bare Python scalar)."""
     return np.asarray(literal.val, cast(ShapedArray, literal.aval).dtype)
+
+
+def source_lines(eqn: JaxprEqn) -> list[tuple[str, int]]:
+    """File and line of every frame in which an equation was made, the innermost first; empty where not recorded."""
+    traceback = eqn.source_info.traceback
+    return [] if traceback is None else [(frame.file_name, frame.line_num) for frame in traceback.frames]
 
 
 def is_dropped(var: Any) -> bool:

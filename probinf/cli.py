@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import importlib.util
 import sys
 import sysconfig
@@ -18,7 +19,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from probinf.entry_points import entry_points
-from probinf.errors import CheckpointError, InferenceError, ProbinfError, UnknownNameError
+from probinf.errors import ArgumentError, CheckpointError, InferenceError, ProbinfError, UnknownNameError
 from probinf.version import VERSION
 
 GROUP = "probinf.commands"
@@ -48,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             if chosen is not None and chosen not in commands:
                 raise UnknownNameError(chosen, commands, "command", "probinf")
-            args = _parser(commands, chosen).parse_args(argv)
+            parser, sub = _parser(commands, chosen)
+            args, unknown = parser.parse_known_args(argv)
+            if unknown:
+                raise _unknown(unknown[0], sub or parser)
             return int(args.run(args))
         except KeyboardInterrupt:
             _say("probinf: interrupted")
@@ -63,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _status(error)
 
 
-def _parser(commands: dict[str, EntryPoint], chosen: str | None) -> argparse.ArgumentParser:
+def _parser(
+    commands: dict[str, EntryPoint], chosen: str | None
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
+    """The parser, and that of the subcommand which is called."""
+    called = None
     parser = argparse.ArgumentParser(
         prog="probinf",
         description="Probabilistic programs, and inference to trust.",
@@ -86,7 +94,18 @@ def _parser(commands: dict[str, EntryPoint], chosen: str | None) -> argparse.Arg
             sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
             module.arguments(sub)
             sub.set_defaults(run=module.run)
-    return parser
+            called = sub
+    return parser, called
+
+
+def _unknown(word: str, parser: argparse.ArgumentParser) -> ArgumentError:
+    """What to say of a word that the command has no use for."""
+    if not word.startswith("-"):
+        return ArgumentError(f"{word!r}: one argument too many; {parser.prog} --help shows what is expected.")
+    options = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    near = difflib.get_close_matches(word.partition("=")[0], options, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return ArgumentError(f"{word} is not an option.{hint} Known options: {', '.join(options)}.")
 
 
 def _docstring(module: str) -> str:
@@ -114,7 +133,9 @@ def _message(error: Exception) -> str:
 
 def _frames(error: Exception) -> list[traceback.FrameSummary]:
     """Frames of the user's own files, the innermost first."""
-    others = [Path(__file__).resolve().parent, *(Path(p).resolve() for p in sysconfig.get_paths().values())]
+    home = Path(__file__).resolve().parents[1]  # of all packages, in a checkout
+    ours = (home / name for name in ("probinf", "smc", "continual", "transformers_gmm"))
+    others = [*ours, *(Path(p).resolve() for p in sysconfig.get_paths().values())]
     frames = reversed(traceback.extract_tb(error.__traceback__))
     return [f for f in frames if Path(f.filename).is_file() and not _is_below(Path(f.filename).resolve(), others)]
 

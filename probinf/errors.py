@@ -51,7 +51,8 @@ class UnknownNameError(ProbinfError, KeyError):
             near = [k for k in known if k.lower() == str(name).lower()][:1]
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listing = ", ".join(map(repr, known)) or "none"
-        self.message = f"{name!r} is not a {what} of {where}.{hint} Known {what}s: {listing}."
+        article = "an" if what[0] in "aeiou" else "a"
+        self.message = f"{name!r} is not {article} {what} of {where}.{hint} Known {what}s: {listing}."
         super().__init__(self.message)
 
     def __str__(self) -> str:  # KeyError would show the repr, quotes and escapes included

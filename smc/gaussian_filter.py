@@ -88,6 +88,7 @@ class AbstractGaussianFilter(AbstractFilterMethod):
         keep = gated | ~jnp.any(observed)
         mean, cov = (jnp.where(keep, old, new) for old, new in zip((state.mean, state.cov), posterior, strict=True))
         sound = jnp.isfinite(first.log_density) & jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(cov))
+        sound = sound & jnp.all(jnp.diagonal(cov) >= 0.0)
         info = UpdateInfo.create(
             first.log_density,
             observed,

@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("probinf.predictive_coding",),
     ("probinf",),
     ("probinf.cli", "probinf.commands"),
+    ("probinf.__main__",),
     ("smc",),
     ("transformers_gmm", "continual"),
 )

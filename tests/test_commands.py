@@ -84,6 +84,9 @@ def one_sensor(sd):
         move=lambda x, dt, u: dist.MultivariateNormal(x + (0.0 if u is None else u), dt * jnp.eye(1)),
         see={"here": lambda x, offset: dist.Normal(x[0] + offset[0], sd)},
     )
+
+def sunk():
+    return pi.System(prior=dist.Normal(jnp.zeros(1), -1.0).to_event(1), move=lambda x, dt: x, see={})
 '''
 DATA = "x,y,name\n1,2.1,a\n2,3.9,b\n3,6.2,c\n4,8.0,d\n"
 LOG = "time,sensor,value[0],value[1]\n0.0,fix,0.1,0.2\n0.5,range,1.1,\n0.7,fix,,0.3\n0.9,,,\n1.5,fix,1.0,0.4\n"
@@ -238,7 +241,7 @@ def test_netcdf_and_zarr_are_written_by_arviz(tmp_path, monkeypatch, capsys):
         ("model.py:line --data latin.csv", "latin.csv: not a text file in UTF-8"),
         ("model.py:line --data absent.csv", "absent.csv: No such file"),
         ("model.py:level --arg n=4 --data other.csv", "no column of other.csv (a, b) has the name of an argument"),
-        ("model.py:level --data data.csv --arg m=4", "'m' is not a argument of model 'level'"),
+        ("model.py:level --data data.csv --arg m=4", "'m' is not an argument of model 'level'"),
         ("model.py:line --data data.csv --set num_drows=5", "Did you mean 'num_draws'?"),
         ("model.py:line --data data.csv --method nuts --set max_leapfrogs=5", "not a setting of method 'nuts'"),
         ("model.py:line --data data.csv --method nutz", "Did you mean 'nuts'?"),
@@ -247,6 +250,10 @@ def test_netcdf_and_zarr_are_written_by_arviz(tmp_path, monkeypatch, capsys):
         ("model.py:line --data data.csv --set seed=1 --set seed=2", "--set: 'seed' is given twice"),
         ("model.py:line --data data.csv --out no/such.npz", "--out: no folder no"),
         ("model.py:line --data data.csv --out .", "--out: . is a folder"),
+        ("model.py:line --data data.csv --out line.csv", "--out: expected a name that ends in .npz, found 'line.csv'"),
+        ("model.py:line --data data.csv --sead 3", "--sead is not an option. Did you mean --seed?"),
+        ("model.py:line data.csv", "'data.csv': one argument too many"),
+        ("model.py:groups --data far.csv", "index 2 of 'group' at position (1,) is beyond an axis of size 2"),
     ],
 )
 @pytest.mark.bad_input
@@ -264,6 +271,7 @@ def test_infer_says_what_is_wrong(here, capsys, words, said):
         "only_header.csv": "x,y\n",
         "empty.csv": "",
         "other.csv": "a,b\n1,2\n",
+        "far.csv": "group,y\n0,1\n2,1\n",
     }
     for name, text in files.items():
         (here / name).write_text(text)
@@ -277,7 +285,7 @@ def test_infer_says_what_is_wrong(here, capsys, words, said):
 
 def test_a_mistake_in_the_model_is_placed(here, capsys):
     status, _, said = call(capsys, "infer", "model.py:misspelt", "--data", "data.csv")
-    assert status != 0
+    assert status == cli.WRONG_USE
     assert "dits" in said
     assert "line 34" in said
 
@@ -375,7 +383,7 @@ def test_arguments_inputs_and_controls_of_a_system(here, capsys, monkeypatch):
     [
         ("0.5,fux,1,1", "'fux' is not a sensor of 'boat'. Did you mean 'fix'?"),
         ("0.5,fix,1", "3 cells, expected 4"),
-        ("-1,fix,1,1", "1 s late"),
+        ("-1,fix,1,1", "is 1 s older than the belief"),
         ("0.5,fix,inf,1", "infinite values are never accepted"),
         ("0.5,range,nan,", "are NaN"),
         ("0.5,range,1,2", "value: expected 1 number(s), found '1', '2'"),
@@ -401,11 +409,15 @@ def test_a_bad_row_is_named_and_earlier_ones_are_kept(here, capsys, monkeypatch,
         ("model.py:number", LOG, "'number' gives int; expected a pi.System"),
         ("model.py:boat --arg drfit=1", LOG, "Did you mean 'drift'?"),
         ("model.py:boat --method ekf --set gat=3", LOG, "Did you mean 'gate'?"),
-        ("model.py:boat --method particle", LOG, "--set: method 'particle' needs num_particles=VALUE"),
+        ("model.py:boat --method regularised", LOG, "--set: method 'regularised' needs num_particles=VALUE"),
         ("model.py:boat --lag -1 --method ekf", LOG, "lag: expected a finite number of seconds"),
-        ("model.py:boat --method ekf", "time,val\n1,1\n", "expected the columns time, value"),
+        ("model.py:boat --method ekf", "time,val\n1,1\n", "no column 'value', unknown column 'val'"),
         ("model.py:boat --method ekf", "time,value\n1,1\n", "a column 'sensor' is needed: the system has fix, range"),
-        ("model.py:boat --method ekf", "time,value,sensor\n", "no rows"),
+        ("model.py:boat --method ekf", "time,value,sensor\n", "standard input: a header and no rows"),
+        ("model.py:boat --method ekf", "0.1,fix,1\n", "the first line holds numbers (0.1, fix, 1)"),
+        ("model.py:boat --method ekf --arg drift=abc", LOG, "--arg drift: expected a number (its default is 0.1)"),
+        ("model.py:boat --method ekf --data log.csv --out log.csv", LOG, "--out: log.csv holds the measurements"),
+        ("model.py:sunk --method ekf", LOG, "line 62: ValueError: Normal distribution got invalid scale parameter"),
         ("model.py:boat --method ekf", "", "empty"),
         ("model.py:boat --method ekf --out no/file.csv", LOG, "--out: no folder no"),
     ],

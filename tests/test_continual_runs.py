@@ -239,13 +239,18 @@ def test_gradient_learners_go_on_from_a_checkpoint(three_tasks, tmp_path):
 
 def test_the_page_runs(tmp_path, monkeypatch):
     page = (pathlib.Path(__file__).parent.parent / "docs" / "continual-learning.md").read_text(encoding="utf-8")
-    first, own, protocol, several = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    first, own, halves, protocol, mine, several = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     scope: dict = {}
     exec(first, scope)
     assert scope["result"].accuracy[-1].mean() > 0.9
     exec(own, found := dict(scope))
     assert found["own"].accuracy[-1].mean() > 0.9
+    exec(halves, found)
+    assert len(found["halves"].tasks) == 2
+    exec("import numpy as np\n" + mine, scope)
+    means = continual.run(scope["NearestMean"](10), scope["stream"])
+    assert means.accuracy[-1].mean() > 0.8  # the test part of the digits, joint or one by one
     task = scope["stream"].tasks[0]
     scope |= {"key": 0, "t": 0, "labels": task.train.targets, "inputs": task.train.inputs}
     exec(protocol, scope | {"new_inputs": task.test.inputs}, scope)

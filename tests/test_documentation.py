@@ -6,11 +6,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 import pytest
 
 import probinf as pi
-import smc
 from benchmarks import tables
 from tests.kalman import local_level_log_evidence
 
@@ -49,10 +47,14 @@ def test_the_quickstart_runs(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     x = jnp.linspace(-1.0, 1.0, 20)
     scope: dict = {"x": x, "y": 2.0 * x + 0.1 * jnp.sin(9.0 * x), "jax": jax}
+    lines = [f"{float(a)},{float(b)}" for a, b in zip(x, scope["y"], strict=True)]
+    (tmp_path / "data.csv").write_text("\n".join(["x,y", *lines]))
     for code in blocks("docs/quickstart.md"):
         exec(code, scope)
     assert abs(scope["posterior"].mean("slope") - 2.0) < 0.2
     assert (tmp_path / "line.npz").exists()
+    assert (tmp_path / "line.png").exists()
+    assert scope["kind"].tolist() == [1, 0, 1]
 
 
 @pytest.fixture
@@ -88,17 +90,7 @@ def test_the_building_blocks_page_runs(few_programs):
 def test_the_streaming_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "log.csv").write_text("time,sensor,value\n0.1,gps,\n0.2,range,11.5\n")
-
-    def F(dt):
-        return jnp.eye(4) + dt * jnp.eye(4, k=2)
-
-    def Q(dt):
-        return dt * jnp.eye(4)
-
-    scope: dict = {
-        "pi": pi, "smc": smc, "dist": dist, "jnp": jnp, "F": F, "Q": Q,
-        "beacon": jnp.array([9.0, 3.0]), "key": jax.random.key(0), "events": [(0.1, "gps", [0.0, 0.1])],
-    }  # fmt: skip
+    scope: dict = {}
     for code in blocks("docs/streaming.md"):
         exec(code, scope)
     assert scope["belief"].as_mixture(4).means.shape == (4, 4)

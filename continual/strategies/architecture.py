@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from probinf.arguments import positive_integer
+from probinf.errors import ArgumentTypeError
 
 Parameters = PyTree[Array]
 Layers = list[tuple[Array, Array]]  # weights (inputs, outputs) and biases of each layer
@@ -86,6 +87,8 @@ class Dense(AbstractNetwork):
     hidden: tuple[int, ...] = eqx.field(static=True, default=(256,))
 
     def __check_init__(self) -> None:
+        if not isinstance(self.hidden, tuple):
+            raise ArgumentTypeError(f"hidden: expected a tuple of widths, such as (256,), found {self.hidden!r}.")
         for width in self.hidden:
             positive_integer("hidden", width)
 

@@ -20,6 +20,7 @@ import csv
 import io
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -44,7 +45,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of the function NAME"
     )
-    parser.add_argument("--method", metavar="METHOD", help=f"{names} (default particle, {_NUM_PARTICLES} particles)")
+    parser.add_argument(
+        "--method", metavar="METHOD", help=f"{names} (default particle, with {_NUM_PARTICLES} particles)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method; may be repeated"
     )
@@ -58,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     """Filter row by row."""
     if args.out != "-":
         check_writable(args.out)
+        if args.data != "-" and Path(args.out).exists() and Path(args.out).samefile(args.data):
+            raise ArgumentError(f"--out: {args.out} holds the measurements; name another file.")
     filter = made(args)
     with contextlib.ExitStack() as stack:
         source: Any = sys.stdin
@@ -89,7 +94,9 @@ def made(args: argparse.Namespace) -> Filter:
         missing = [name for name in needed if name not in extra]
         if missing:
             raise ArgumentError(f"--arg: {found.name!r} needs {', '.join(f'{name}=VALUE' for name in missing)}.")
-        value = value(**extra)
+        model_file.check_kinds(found, extra)
+        with model_file.blamed(found.path):
+            value = value(**extra)
     elif extra:
         raise ArgumentError(f"--arg: {found.name!r} is no function, so it takes no arguments.")
     if isinstance(value, Filter):
@@ -101,9 +108,10 @@ def made(args: argparse.Namespace) -> Filter:
             f"model: {found.name!r} gives {type(value).__name__}; expected a pi.System, a function that returns one, "
             "or a pi.Filter. For the posterior of a @pi.model use probinf infer."
         )
-    if args.method is None:
+    name = args.method or "particle"
+    if name == "particle":
         given = {"num_particles": _NUM_PARTICLES} | given
-    return Filter(value, settings.method(settings.FILTERS, args.method or "particle", given), lag=args.lag)
+    return Filter(value, settings.method(settings.FILTERS, name, given), lag=args.lag)
 
 
 class Row(NamedTuple):
@@ -135,10 +143,14 @@ def events(lines: io.TextIOBase, path: str) -> Iterator[Row]:
     names = table.check_header(path, next(csv.reader([first], delimiter=sign), []))
     places = {kind: [i for i, n in enumerate(names) if _kind(n) == kind] for kind in ("value", "input", "control")}
     unknown = [n for n in names if n not in ("time", "sensor") and _kind(n) is None]
-    if unknown or "time" not in names or not places["value"]:
+    lacking = [*([] if "time" in names else ["time"]), *([] if places["value"] else ["value"])]
+    if lacking and any(map(table.is_number, unknown)):
+        raise table.headless(path, names)
+    if unknown or lacking:
+        what = [f"no column {n!r}" for n in lacking] + [f"unknown column {n!r}" for n in unknown]
         raise DataError(
-            f"{path}: expected the columns time, value or value[0], value[1], ..., and perhaps sensor, input..., "
-            f"control...; found {', '.join(names)}."
+            f"{path}: {', '.join(what)}. Expected the columns time, value or value[0], value[1], ..., and perhaps "
+            f"sensor, input..., control...; found {', '.join(names)}. Leave other columns out or rename them."
         )
     rows = csv.reader(iter(lines.readline, ""), delimiter=sign)
     number = 0
@@ -155,6 +167,8 @@ def events(lines: io.TextIOBase, path: str) -> Iterator[Row]:
             cells[names.index("sensor")].strip() if "sensor" in names else None,
             *([cells[i] for i in places[kind]] for kind in ("value", "input", "control")),
         )
+    if not number:
+        raise DataError(f"{path}: a header and no rows.")
 
 
 def beliefs(
@@ -186,8 +200,6 @@ def beliefs(
         except ProbinfError as error:
             raise DataError(f"{row.place}: {error}") from error
         yield row, name, belief
-    if belief is None:
-        raise DataError("no rows: nothing to filter.")
 
 
 def write(target: io.TextIOBase, found: Iterator[tuple[Row, str, Any]], dim: int) -> None:

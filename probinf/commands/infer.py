@@ -65,7 +65,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Infer, print, save; the exit status is 0 when the summary finds nothing to say against the result."""
-    check_writable(args.out)
+    check_writable(args.out, ".npz")
     method = settings.method(settings.METHODS, args.method, settings.pairs("--set", args.set))
     found = model_file.load(args.model)
     program = bind(found, args.data, settings.pairs("--arg", args.arg))
@@ -114,7 +114,9 @@ def bind(found: model_file.Found, path: str | None, extra: Mapping[str, Any]) ->
             source = "the data (there is no --data)" if path is None else path
             where = f"{source}, and model {found.name!r} needs it (else: --arg {name}=VALUE)"
             raise UnknownNameError(name, columns, "column", where)
-    program = as_program(found.value, **given)
+    with model_file.blamed(found.path):
+        program = as_program(found.value, **given)
+        program.sites  # noqa: B018 - looking runs the model once
     if data is None:
         return program
     latent = {site.name for site in program.sites if site.kind == "sample"}

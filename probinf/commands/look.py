@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print, perhaps save."""
     if args.out is not None:
-        check_writable(args.out)
+        check_writable(args.out, ".npz")
     from probinf.inference.look import look
 
     return report(look(args.folder), args.out)

@@ -257,7 +257,9 @@ class Posterior:
         except DataError:
             raise
         except Exception as error:
-            raise DataError(f"{path}: not a posterior written by Posterior.save, or cut short ({error}).") from error
+            # NumPy takes whatever it does not know for a pickle, and would suggest to load it.
+            why = "no NumPy archive" if "pickle" in str(error) else str(error)
+            raise DataError(f"{path}: not a posterior written by Posterior.save, or cut short ({why}).") from error
         groups: dict[str, dict[str, np.ndarray]] = {"draws": {}, "stats": {}, "checkpoint": {}}
         for name, value in arrays.items():
             group, _, rest = name.partition("/")

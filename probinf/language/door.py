@@ -15,6 +15,7 @@ import numpyro.distributions as dist
 from probinf.errors import DataError, ModelError, ProbinfWarning
 from probinf.language.checks import check_parameters, check_precision, check_values, constraint_text, empty, family_name
 from probinf.language.known import Findings, Range, Stacked, bounds_of, findings
+from probinf.language.places import made_at
 from probinf.language.primitives import factor_p, observe_p, sample_p
 
 
@@ -24,13 +25,15 @@ def check_operands(program: Any, staged: Any, operands: Any) -> None:
     Everything that follows from the arguments and the data alone is worked out with NumPy: one pass over the data.
 
     Raises:
-        DataError: NaN, infinite or unsupported values at an observed site, or a NaN factor.
+        DataError: NaN, infinite or unsupported values at an observed site, a NaN factor, or an index beyond its axis.
         ModelError: a parameter outside its domain.
     """
     for name, value in arguments_of(program):
         if isinstance(value, np.ndarray):
             check_precision(f"Argument {name!r} of model {program.name!r}", value)
     found = findings(staged.closed, jax.tree.leaves(operands))
+    for eqn, indices, size in found.stray:
+        _refuse_indices(program, eqn, indices, size)
     for eqn, values in found.statements:
         site = eqn.params["site"]
         if not site.name:
@@ -131,6 +134,26 @@ def arguments_of(program: Any) -> list[tuple[str, Any]]:
         return [(str(i), a) for i, a in enumerate(args)] + list(kwargs.items())
     bound.apply_defaults()
     return list(bound.arguments.items())
+
+
+def _refuse_indices(program: Any, eqn: Any, indices: np.ndarray, size: int) -> None:
+    wrong = (indices < 0) | (indices >= size)
+    first = tuple(int(i) for i in np.argwhere(wrong)[0])
+    value = int(indices[first])
+    value = value - size if value < 0 else value  # as it was written
+    place = made_at(eqn)
+    name = next(
+        (repr(n) for n, a in arguments_of(program) if isinstance(a, np.ndarray) and _holds(a, first, value)), ""
+    )
+    raise DataError(
+        f"Model {program.name!r}{f', {place}' if place else ''}: index {value}{f' of {name}' if name else ''} at "
+        f"position {first} is beyond an axis of size {size}; {int(wrong.sum())} of {wrong.size} are. Expected 0 to "
+        f"{size - 1}, or -1 to -{size} from the end. To take the last entry instead: x.at[i].get(mode='clip')."
+    )
+
+
+def _holds(array: np.ndarray, place: tuple[int, ...], value: int) -> bool:
+    return array.ndim == len(place) and all(map(int.__lt__, place, array.shape)) and array[place] == value
 
 
 def _check_factor(site: Any, distribution: Any, found: Findings) -> None:

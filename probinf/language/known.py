@@ -55,10 +55,12 @@ class Findings:
     Attributes:
         statements: the statements that are certainly reached, with what is known of their operands.
         indefinite: known matrices without a Cholesky factor.
+        stray: known indices beyond the axis they index: the equation, the indices, the axis's size.
     """
 
     statements: list[tuple[Any, list[Value]]] = dataclasses.field(default_factory=list)
     indefinite: list[np.ndarray] = dataclasses.field(default_factory=list)
+    stray: list[tuple[Any, np.ndarray, int]] = dataclasses.field(default_factory=list)
 
 
 def findings(closed: _jax.ClosedJaxpr, operands: Sequence[Any]) -> Findings:
@@ -127,6 +129,8 @@ def _equation(eqn: Any, operands: list[Value], wanted: list[bool], found: Findin
         ]
         _frame(body.jaxpr, body.consts, [*operands[:n_consts], *carry, *slices], [False] * len(unknown), found)
         return unknown
+    if eqn.primitive.name == "gather" and isinstance(operands[1], np.ndarray):
+        _check_indices(eqn, operands[1], found)
     if len(eqn.outvars) != 1 or any(x is None for x in operands):
         return unknown
     if eqn.primitive.name == "iota":
@@ -135,6 +139,17 @@ def _equation(eqn: Any, operands: list[Value], wanted: list[bool], found: Findin
     if eqn.primitive.name == "cholesky" and isinstance(operands[0], np.ndarray):
         return [_cholesky(operands[0], found)]
     return [_apply(eqn.primitive.name, eqn.params, operands)]
+
+
+def _check_indices(eqn: Any, indices: np.ndarray, found: Findings) -> None:
+    """Indices that no axis has, which JAX takes for the nearest that it has; negative ones are counted from the end."""
+    if eqn.params["mode"] == jax.lax.GatherScatterMode.CLIP:  # asked for by name
+        return
+    shape, sizes = eqn.invars[0].aval.shape, eqn.params["slice_sizes"]
+    for column, axis in enumerate(eqn.params["dimension_numbers"].start_index_map):
+        chosen = indices[..., column]
+        if chosen.size and (chosen.min() < 0 or chosen.max() > shape[axis] - sizes[axis]):
+            found.stray.append((eqn, chosen, shape[axis]))
 
 
 def _is_skew(matrix: np.ndarray) -> bool:

@@ -8,6 +8,8 @@ import os
 import sys
 import types
 
+from probinf import _jax
+
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -23,6 +25,12 @@ def caller_frame() -> types.FrameType | None:
     while frame is not None and not is_user_file(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
+
+
+def made_at(eqn: _jax.JaxprEqn) -> str:
+    """File and line of the user's nearest frame when an equation was staged."""
+    lines = ((name, line) for name, line in _jax.source_lines(eqn) if is_user_file(name))
+    return next((f"{os.path.basename(name)}:{line}" for name, line in lines), "")
 
 
 def is_user_file(name: str) -> bool:

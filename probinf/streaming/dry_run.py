@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ import jax
 import numpyro.distributions as dist
 
 from probinf.errors import ModelError
+from probinf.language.places import is_user_file
 
 
 def positional_parameters(function: Callable) -> tuple[int, int]:
@@ -47,12 +50,15 @@ def abstract_distribution(where: str, function: Callable, *arguments: Any) -> di
     except Exception as error:
         shapes = ", ".join("None" if a is None else str(tuple(a.shape)) for a in arguments)
         lines = str(error).strip().splitlines() or [""]
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        at = next((f" ({os.path.basename(f.filename)}:{f.lineno})" for f in frames if is_user_file(f.filename)), "")
         raise ModelError(
-            f"{where} failed in a dry run on arguments of shapes {shapes}: {type(error).__name__}: {lines[0]}"
+            f"{where} failed in a dry run on arguments of shapes {shapes}{at}: {type(error).__name__}: {lines[0]}"
         ) from error
     distribution = found[0]
     if not isinstance(distribution, dist.Distribution):
-        raise ModelError(f"{where} returned {type(distribution).__name__}, expected a NumPyro distribution.")
+        found_kind = "an array" if isinstance(distribution, jax.Array) else type(distribution).__name__
+        raise ModelError(f"{where} returned {found_kind}, expected a NumPyro distribution.")
     if distribution.batch_shape != ():
         n = len(distribution.batch_shape)
         raise ModelError(

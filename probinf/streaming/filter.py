@@ -322,8 +322,9 @@ class Filter:
             )
         if dt < -self.lag:
             raise ArgumentError(
-                f"sensor {sensor!r}: the event at {t:g} s comes after the belief's time {float(belief.time):g} s, "
-                f"{-dt:g} s late; the filter accepts a lag of {self.lag:g} s (Filter(..., lag=...))."
+                f"sensor {sensor!r}: the event at {t:g} s is {-dt:g} s older than the belief, which stands at "
+                f"{float(belief.time):g} s; late events are taken up to the filter's lag, which is {self.lag:g} s. "
+                "Sort the events by time, or give a lag: .filter(method, lag=...), --lag on the command line."
             )
         return t, dt
 

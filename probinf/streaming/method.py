@@ -37,8 +37,9 @@ _REMEDIES = {
         "covariance_matrix, or enable 64-bit floats (jax_enable_x64)."
     ),
     Fault.UPDATE: (
-        "The updated belief is not finite: a covariance is not positive definite, or the sensor's mean is not finite "
-        "at the predicted state. Enable 64-bit floats (jax_enable_x64), or add noise to the sensor."
+        "The updated belief is not finite or has a negative variance: a covariance is not positive definite, or the "
+        "sensor's mean is not finite at the predicted state. Enable 64-bit floats (jax_enable_x64), or add noise to "
+        "the sensor."
     ),
     Fault.COLLAPSE: "Every particle has weight zero: the value is impossible under the sensor model (outlier?).",
     Fault.NAN_WEIGHTS: "The sensor's log density is NaN at some particles.",

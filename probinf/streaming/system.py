@@ -121,6 +121,8 @@ class System:
         """The sensor's distribution with abstract parameters, for inputs of that shape (`None`: no inputs)."""
         sensor, where = self.sensor(name), self.label(name)
         arguments = [jax.ShapeDtypeStruct((self.dim,), self.dtype)]
+        if input_shape is not None and not sensor.takes_inputs:
+            raise ArgumentError(f"{where} takes only the state, but inputs of shape {input_shape} were given.")
         if input_shape is not None:
             arguments.append(jax.ShapeDtypeStruct(input_shape, self.dtype))
         distribution = abstract_distribution(where, sensor.distribution, *arguments)

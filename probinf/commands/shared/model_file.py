@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import inspect
 import sys
 import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ class Found(NamedTuple):
 
     name: str
     value: Any
+    path: Path
 
 
 def load(where: str) -> Found:
@@ -47,7 +50,7 @@ def load(where: str) -> Found:
         name = next(iter(models))
     if not hasattr(module, name):
         raise UnknownNameError(name, models, "model", str(path))
-    return Found(name, getattr(module, name))
+    return Found(name, getattr(module, name), path)
 
 
 def arguments_of(function: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -55,6 +58,34 @@ def arguments_of(function: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     parameters = inspect.signature(getattr(function, "function", function)).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     return tuple(p.name for p in named), tuple(p.name for p in named if p.default is p.empty)
+
+
+def check_kinds(found: Found, given: Mapping[str, Any]) -> None:
+    """Refuse text for an argument whose default is a number: `--arg drift=abc`.
+
+    Raises:
+        ArgumentError: it is named.
+    """
+    parameters = inspect.signature(getattr(found.value, "function", found.value)).parameters
+    for name, value in given.items():
+        default = parameters[name].default
+        if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
+            raise ArgumentError(f"--arg {name}: expected a number (its default is {default}), found {value!r}.")
+
+
+@contextlib.contextmanager
+def blamed(path: Path) -> Iterator[None]:
+    """Errors of a user's function, with the line of the model file that they come from.
+
+    Raises:
+        ModelError: in place of whatever else is raised inside.
+    """
+    try:
+        yield
+    except ProbinfError:
+        raise
+    except Exception as error:
+        raise _said_again(error, path) from error
 
 
 def _run(path: Path) -> ModuleType:
@@ -65,17 +96,18 @@ def _run(path: Path) -> ModuleType:
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)  # a model file may import its neighbours
     try:
-        spec.loader.exec_module(module)
-    except ProbinfError:
-        raise
-    except Exception as error:
-        line = error.lineno if isinstance(error, SyntaxError) else _line(error, path)
-        place = f"{path}, line {line}" if line else str(path)
-        what = error.msg if isinstance(error, SyntaxError) else error
-        raise ModelError(f"{place}: {type(error).__name__}: {what}") from error
+        with blamed(path):
+            spec.loader.exec_module(module)
     finally:
         sys.path.remove(folder)
     return module
+
+
+def _said_again(error: Exception, path: Path) -> ModelError:
+    line = error.lineno if isinstance(error, SyntaxError) else _line(error, path)
+    place = f"{path}, line {line}" if line else str(path)
+    what = error.msg if isinstance(error, SyntaxError) else error
+    return ModelError(f"{place}: {type(error).__name__}: {what}")
 
 
 def _line(error: Exception, path: Path) -> int | None:

@@ -11,16 +11,20 @@ if TYPE_CHECKING:
     from probinf.inference.posterior import Posterior
 
 
-def check_writable(path: str) -> None:
+def check_writable(path: str, ending: str = "") -> None:
     """Refuse a file that could not be written in the end, before long work starts.
 
     Raises:
-        ArgumentError: its folder does not exist, or it is a folder itself.
+        ArgumentError: its folder does not exist, it is a folder itself, or its name has not the `ending`.
     """
     if not Path(path).parent.is_dir():
         raise ArgumentError(f"--out: no folder {Path(path).parent}; make it, or name another file.")
     if Path(path).is_dir():
         raise ArgumentError(f"--out: {path} is a folder; name a file in it.")
+    if not path.endswith(ending):
+        raise ArgumentError(
+            f"--out: expected a name that ends in {ending}, found {path!r}; probinf export makes CSV of it."
+        )
 
 
 def report(posterior: Posterior, path: str | None) -> int:

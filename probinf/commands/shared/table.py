@@ -108,9 +108,16 @@ def check_header(path: str, header: Sequence[str]) -> list[str]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path}: two columns are named {twice!r}.")
-    if all(_is_number(name) for name in names):
-        raise DataError(f"{path}: the first line holds numbers; expected a header with the names of the columns.")
+    if all(is_number(name) for name in names):
+        raise headless(path, names)
     return names
+
+
+def headless(path: str, names: Sequence[str]) -> DataError:
+    """The error of a table that begins with its first row."""
+    return DataError(
+        f"{path}: the first line holds numbers ({', '.join(names)}); expected a header with the names of the columns."
+    )
 
 
 def read(path: str) -> Table:
@@ -148,7 +155,8 @@ def _base(column: str) -> str:
     return match[1] if match else column
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a cell is a number, which the name of a column hardly ever is."""
     try:
         float(text)
     except ValueError:
