@@ -1,6 +1,7 @@
-"""Time of the likelihood of an HGF and of its gradient, one series and a thousand parameter sets, beside pyhgf.
+"""Times of HGFs beside pyhgf, of hierarchical models, and studies of parameter and model recovery.
 
     XLA_FLAGS= python -m benchmarks.predictive_coding --json benchmarks/results/predictive_coding.json
+    XLA_FLAGS= python -m benchmarks.predictive_coding --only recovery --json FILE      # one group of rows
 
 pyhgf needs Python 3.12 and an older JAX, so it runs in an environment of its own, `.venv-pyhgf` (or the one that
 PROBINF_PYHGF names), which this script builds where it is missing; where that fails the rows say so. Both sides run
@@ -9,6 +10,7 @@ turn by turn with the same network, rule, series and precision (float32, JAX's d
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -157,10 +159,105 @@ def inference(quick: bool, seed: int) -> Iterator[Row]:
         yield Row(f"two-level inference, 4 x {2 * draws} steps, {words}", time.perf_counter() - began, "s", target)
 
 
+def group_priors() -> dict[str, Any]:
+    """A group whose members learn at different speeds and choose with different determination."""
+    import numpyro.distributions as dist
+
+    from probinf import predictive_coding as hgf
+
+    return {
+        OMEGA: hgf.GroupPrior(dist.Normal(-3.0, 1.0), dist.HalfNormal(1.0)),
+        "response.inverse_temperature": hgf.GroupPrior(dist.Normal(1.0, 0.5), dist.HalfNormal(0.5), "exp"),
+    }
+
+
+def hierarchical(quick: bool, seed: int) -> Iterator[Row]:
+    """Ten subjects, 160 trials each, by NUTS: the whole call, compilation included, and again."""
+    import probinf as pi
+    from probinf import predictive_coding as hgf
+
+    trials, subjects, draws = (40, 3, 50) if quick else (160, 10, 500)
+    priors, u = group_priors(), series(trials, seed)
+    rng = np.random.default_rng(seed)
+    truth = {
+        OMEGA: rng.normal(-3.0, 0.7, subjects),
+        "response.inverse_temperature": np.exp(rng.normal(1.0, 0.3, subjects)),
+    }
+    network, response = hgf.binary_hgf(2), hgf.UnitSquareSigmoid("u")
+    program = hgf.group_program(network, response, priors, u, hgf.simulate_responses(network, response, truth, u, seed))
+    method = pi.NUTS(num_warmup=draws, num_draws=draws, init=hgf.starting_values(priors, subjects))
+    for words in ("cold", "warm"):
+        began = time.perf_counter()
+        posterior = pi.infer(program, method, seed=seed, progress=False)
+        seconds = time.perf_counter() - began
+        mean = posterior[f"{OMEGA}.mean"]
+        told = f"mean tonic volatility of the group {mean.mean():.2f} ({mean.std():.2f}); {posterior.method}"
+        claim = f"hierarchical model, {subjects} subjects x {trials} trials, 4 x {2 * draws} steps, {words}"
+        yield Row(claim, seconds, "s", 15.0, peer=told)
+
+
+def recovery(quick: bool, seed: int) -> Iterator[Row]:
+    """Parameters of a hierarchical model of 200 simulated subjects, and which of three models simulated a subject."""
+    import numpyro.distributions as dist
+
+    import probinf as pi
+    from probinf import predictive_coding as hgf
+
+    trials, subjects, draws = (40, 4, 50) if quick else (160, 200, 400)
+    priors, u = group_priors(), series(trials, seed)
+    method = pi.NUTS(num_warmup=draws, num_draws=draws, init=hgf.starting_values(priors, subjects))
+    began = time.perf_counter()
+    study = hgf.recover(hgf.binary_hgf(2), hgf.UnitSquareSigmoid("u"), priors, u, subjects, method, seed=seed)
+    seconds = time.perf_counter() - began
+    size = f"{subjects} subjects x {trials} trials, hierarchical"
+    for address, share in study.coverage().items():
+        told = (
+            f"between 0.85 and 0.95; correlation {study.correlation()[address]:.3f}, bias {study.bias()[address]:+.3f}"
+        )
+        claim = f"recovery, {size}: distance of the coverage of 90 % intervals from 0.9, {address}"
+        yield Row(claim, abs(share - 0.9), "share", 0.05, peer=f"coverage {share:.3f}, {told}", n=subjects)
+    yield Row(f"recovery, {size}: wall time of simulation and fit", seconds, "s", None, seconds=seconds)
+
+    sigmoid, decisive = hgf.UnitSquareSigmoid("u"), {"response.inverse_temperature": dist.LogNormal(1.0, 0.4)}
+    three = hgf.binary_hgf(3, update=hgf.Unbounded()).replace({OMEGA: -3.0})
+    models = {
+        "static": hgf.SubjectModel(
+            hgf.binary_hgf(2).replace({OMEGA: -12.0}), sigmoid, {"x2.precision": dist.LogNormal(0.0, 0.5), **decisive}
+        ),
+        "two levels": hgf.SubjectModel(hgf.binary_hgf(2), sigmoid, {OMEGA: dist.Normal(-2.0, 0.7), **decisive}),
+        "three levels": hgf.SubjectModel(three, sigmoid, {"x3.tonic_volatility": dist.Normal(-1.0, 0.5), **decisive}),
+    }
+    each, particles = (3, 64) if quick else (40, 512)
+    began = time.perf_counter()
+    found = hgf.recover_models(models, u, each, seed=seed, num_particles=particles)
+    seconds = time.perf_counter() - began
+    table = "; ".join(
+        f"{name}: " + " ".join(f"{share:.2f}" for share in row)
+        for name, row in zip(found.names, found.confusion(), strict=True)
+    )
+    claim = (
+        f"model recovery, {len(models)} models x {each} subjects x {trials} trials: share for whom the true model won"
+    )
+    yield Row(claim, float(np.mean(np.diag(found.confusion()))), "share", None, "higher", peer=f"confusion {table}")
+    yield Row(f"model recovery, {len(models)} x {each} subjects: wall time", seconds, "s", None, seconds=seconds)
+
+
+GROUPS: dict[str, tuple[str, float, Callable[[bool, int], Iterator[Row]]]] = {
+    "likelihood": ("ratio", 1.0, rows),
+    "inference": ("s", 5.0, inference),
+    "hierarchical": ("s", 15.0, hierarchical),
+    "recovery": ("share", 0.05, recovery),
+}
+
+
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    args = record.parser(__doc__.splitlines()[0]).parse_args(argv)
-    found = rows_of("likelihood and gradient", "ratio", 1.0, lambda: rows(args.quick, args.seed))
-    found += rows_of("inference", "s", 5.0, lambda: inference(args.quick, args.seed))
+    parser = record.parser(__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=tuple(GROUPS), default=list(GROUPS), help="groups of rows")
+    args = parser.parse_args(argv)
+    found: list[Row] = []
+    for name in args.only:
+        unit, target, make = GROUPS[name]
+        found += rows_of(name, unit, target, functools.partial(make, args.quick, args.seed))
     return record.write(args.json, "predictive_coding", args.quick, found)
 
 

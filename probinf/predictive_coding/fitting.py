@@ -18,6 +18,7 @@ from probinf.errors import ArgumentError, UnknownNameError
 from probinf.language.program import Model, Program, model
 from probinf.language.statements import deterministic, factor, plate, sample
 from probinf.predictive_coding.door import Data
+from probinf.predictive_coding.forward_mode import by_forward_mode
 from probinf.predictive_coding.responses import (
     AbstractResponse,
     FunctionResponse,
@@ -61,19 +62,35 @@ def subject_program(
         >>> method = pi.NUTS(init=starting_values(priors))
         >>> posterior = pi.infer(subject_program(binary_hgf(2), None, priors, u), method)
     """
-    given, rows, subjects = _prepared(network, response, priors, data, responses, missing, time_steps, observed)
+    given, rows, subjects = prepared(network, response, priors, data, responses, missing, time_steps, observed)
     check_addresses(network, response, priors)
     return _subjects(tuple(priors.items()))(network, response, given, rows, subjects)
 
 
-def starting_values(priors: Mapping[str, dist.Distribution], num_subjects: int | None = None) -> dict[str, np.ndarray]:
-    """Medians of the priors, for `pi.NUTS(init=...)`.
+def starting_values(
+    priors: Mapping[str, dist.Distribution | GroupPrior], num_subjects: int | None = None
+) -> dict[str, np.ndarray]:
+    """Medians of the priors, for `pi.NUTS(init=...)`; of group priors those of mean and spread, and z = 0.
 
     Likelihoods of decisions have false modes (fast learning, random choices) in which chains from wild starts stick.
+
+    Raises:
+        ArgumentError: a group prior without a number of subjects.
     """
     shape = () if num_subjects is None else (num_subjects,)
-    found = {name: np.median(prior.sample(jax.random.key(0), (1001,)), axis=0) for name, prior in priors.items()}
-    return {name: np.broadcast_to(median, shape + median.shape) for name, median in found.items()}
+    found: dict[str, np.ndarray] = {}
+    for name, prior in priors.items():
+        if not isinstance(prior, GroupPrior):
+            found[name] = np.broadcast_to(_median(prior), shape)
+            continue
+        if num_subjects is None:
+            raise ArgumentError(f"num_subjects: expected a number, since priors[{name!r}] is a group's.")
+        found |= {f"{name}.mean": _median(prior.mean), f"{name}.sd": _median(prior.sd), f"{name}.z": np.zeros(shape)}
+    return found
+
+
+def _median(prior: dist.Distribution) -> np.ndarray:
+    return np.asarray(np.median(np.asarray(prior.sample(jax.random.key(0), (1001,))), axis=0))
 
 
 @functools.lru_cache(maxsize=256)  # the same distributions again: nothing is compiled again
@@ -82,7 +99,7 @@ def _subjects(priors: tuple[tuple[str, dist.Distribution], ...]) -> Model:
     def subjects(network: Any, response: Any, data: Data, rows: Any, count: int | None) -> None:
         with contextlib.nullcontext() if count is None else plate("subjects", count):
             values = {name: sample(name, prior) for name, prior in priors}
-        factor("data", _log_likelihood(network, response, values, data, rows))
+        factor("data", subject_log_likelihood(network, response, values, data, rows))
 
     return subjects
 
@@ -100,6 +117,10 @@ class GroupPrior:
     mean: dist.Distribution
     sd: dist.Distribution
     link: str = "identity"
+
+    def subjects(self, mean: Any, sd: Any, z: Any) -> Any:
+        """Values of subjects with standard normal z in a group with this mean and spread."""
+        return _LINKS[self.link](mean + sd * z)
 
 
 _LINKS = {"identity": lambda x: x, "exp": jnp.exp, "sigmoid": jax.nn.sigmoid}
@@ -121,14 +142,19 @@ def group_program(
     Sites: `"<address>.mean"`, `"<address>.sd"`, `"<address>.z"` (S,), and the subjects' values `"<address>"` (S,).
     Arguments as in `subject_program`; data or responses have shape (T, S).
     """
-    for address, prior in priors.items():
-        if not isinstance(prior, GroupPrior) or prior.link not in _LINKS:
-            raise ArgumentError(f"priors[{address!r}]: expected a GroupPrior with a link of {tuple(_LINKS)}.")
-    given, rows, subjects = _prepared(network, response, priors, data, responses, missing, time_steps, observed)
+    check_group(priors)
+    given, rows, subjects = prepared(network, response, priors, data, responses, missing, time_steps, observed)
     if subjects is None:
         raise ArgumentError("group_program: expected data or responses of shape (T, S), one column for each subject.")
     check_addresses(network, response, priors)
     return _group(tuple(priors.items()))(network, response, given, rows, subjects)
+
+
+def check_group(priors: Mapping[str, Any]) -> None:
+    """Raise unless all are group priors."""
+    for address, prior in priors.items():
+        if not isinstance(prior, GroupPrior) or prior.link not in _LINKS:
+            raise ArgumentError(f"priors[{address!r}]: expected a GroupPrior with a link of {tuple(_LINKS)}.")
 
 
 @functools.lru_cache(maxsize=256)
@@ -140,19 +166,26 @@ def _group(priors: tuple[tuple[str, GroupPrior], ...]) -> Model:
             mean, sd = sample(f"{name}.mean", prior.mean), sample(f"{name}.sd", prior.sd)
             with plate("subjects", count):
                 z = sample(f"{name}.z", dist.Normal(jnp.zeros_like(mean), jnp.ones_like(mean)))
-            values[name] = deterministic(name, _LINKS[prior.link](mean + sd * z))
-        factor("data", _log_likelihood(network, response, values, data, rows))
+            values[name] = deterministic(name, prior.subjects(mean, sd, z))
+        factor("data", subject_log_likelihood(network, response, values, data, rows))
 
     return group
 
 
-def _log_likelihood(network: Any, response: Any, values: Mapping[str, Any], data: Data, rows: Any) -> Any:
-    perceptual = {name: value for name, value in values.items() if not name.startswith(RESPONSE)}
-    network = network.replace(perceptual)
-    if response is None:
-        return network.log_likelihood(data)
-    told = {name.removeprefix(RESPONSE): value for name, value in values.items() if name.startswith(RESPONSE)}
-    return response_log_likelihood(network, with_fields(response, told), data, rows)
+def subject_log_likelihood(network: Any, response: Any, values: Mapping[str, Any], data: Data, rows: Any) -> Any:
+    """Of all subjects, shape (S,) or (); `values` hold one number for each of them."""
+    names = tuple(values)
+
+    def of_values(chosen: tuple[Any, ...], rest: Any) -> Any:
+        network, response, data, rows = rest
+        given = dict(zip(names, chosen, strict=True))
+        network = network.replace({name: value for name, value in given.items() if not name.startswith(RESPONSE)})
+        if response is None:
+            return network.log_likelihood(data)
+        told = {name.removeprefix(RESPONSE): value for name, value in given.items() if name.startswith(RESPONSE)}
+        return response_log_likelihood(network, with_fields(response, told), data, rows)
+
+    return by_forward_mode(of_values, tuple(values.values()), (network, response, data, rows))
 
 
 def with_fields(response: AbstractResponse, fields: Mapping[str, Any]) -> Any:
@@ -177,7 +210,7 @@ def check_addresses(network: Network, response: AbstractResponse | None, priors:
             raise UnknownNameError(address, known, "parameter", f"network {network.name!r} and its response model")
 
 
-def _prepared(
+def prepared(
     network: Network,
     response: AbstractResponse | None,
     priors: Mapping[str, Any],

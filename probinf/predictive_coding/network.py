@@ -272,11 +272,21 @@ class Network(eqx.Module):
 
         return network_system(self)
 
-    def program(self, data: Any, *, time_steps: Any = None, observed: Mapping[str, Any] | None = None) -> Program:
-        """The generative model as a program with this series observed; its sites are the states (`program.py`)."""
+    def program(
+        self,
+        data: Any,
+        *,
+        priors: Mapping[str, Any] | None = None,
+        time_steps: Any = None,
+        observed: Mapping[str, Any] | None = None,
+    ) -> Program:
+        """The generative model as a program with this series observed; its sites are the states (`program.py`).
+
+        Numbers with `priors` (address to distribution) are sites too, for `smc.PMMH`, `smc.SMC2` or NUTS.
+        """
         from probinf.predictive_coding.program import network_program
 
-        return network_program(self, self.prepare(data, time_steps=time_steps, observed=observed))
+        return network_program(self, self.prepare(data, time_steps=time_steps, observed=observed), priors)
 
     # -- for compiled code ------------------------------------------------------------------------------------------
 

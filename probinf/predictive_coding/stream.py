@@ -67,7 +67,9 @@ def conditional(
 ) -> tuple[Any, Any]:
     """Mean and standard deviation of state `i` given its own last value and its parents' new ones."""
     own = numbers.nodes[i]
-    mean = own["autoconnection"] * before[plan.states.index(i)]
+    # As in the network's own prediction, a step of no length changes nothing.
+    autoconnection = own["autoconnection"] if dt is None else jnp.where(dt > 0.0, own["autoconnection"], 1.0)
+    mean = autoconnection * before[plan.states.index(i)]
     mean = mean + scaled(dt, own["drift"] + drive(plan, numbers, states, i))
     exponent = own["tonic_volatility"]
     for e in plan.parents(i, VOLATILITY):
@@ -103,7 +105,7 @@ class Motion:
         self.network, self.plan = network, network.plan()
         self.numbers = jax.tree.map(jnp.asarray, network.numbers())
 
-    def __call__(self, x: Array, dt: Array) -> dist.Distribution:
+    def __call__(self, x: Array, dt: Array | None) -> dist.Distribution:
         plan = self.plan
         if any(e.parent in plan.states and e.child in plan.states for e in plan.edges):
             return Transition(plan, self.numbers, x, dt)
