@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.distribution_transformer import exact_filters
+from benchmarks.distribution_transformer.without_exact import opened, tracking_rows, volatility_rows
 from benchmarks.record import Row, rows_of
 from benchmarks.reference_filter import systematic
 from transformers_gmm.components import Components, heaviest
@@ -43,7 +44,11 @@ def rows(networks: Mapping[str, Network], *, quick: bool = False, seed: int = 90
     ):
         found += rows_of(task.name, "nats", target, functools.partial(_gap, networks, task, exact, size, seed, target))
         found += rows_of(f"{task.name}, latency", "ratio", 0.6, functools.partial(_latency, networks, task, seed))
-    return found + rows_of("range and bearing", "nats", 0.0, functools.partial(range_and_bearing, networks, n, seed))
+    found += rows_of("range and bearing", "nats", 0.0, functools.partial(range_and_bearing, networks, n, seed))
+    few, size = (4, 2000) if quick else (200, 30_000)
+    found += rows_of("range tracking", "nats", None, lambda: list(tracking_rows(networks, few, size, seed)))
+    few, size = (4, 2000) if quick else (48, 20_000)
+    return found + rows_of("volatility", "nats", 0.0, lambda: list(volatility_rows(networks, few, size, seed)))
 
 
 def _gap(networks: Mapping[str, Network], task: Any, exact: Any, n: int, seed: int, target: float) -> Iterator[Row]:
@@ -95,14 +100,15 @@ def latency(network: Network, task: AbstractRecurrentTask, seed: int, calls: int
     """One update and its mean on the host, over one of a 1,000-particle filter in plain JAX, in turns."""
     series = task.simulate(jax.random.key(seed), 1)
     step = jax.tree.map(lambda x: np.asarray(x[0]), series.steps)
-    once = jax.jit(lambda belief, step: (lambda new: (new, new.mean))(network(task.problem(belief, step))))
+    whole, weights = opened(network)
+    once = jax.jit(lambda weights, belief, step: (lambda q: (q, q.mean))(whole(weights)(task.problem(belief, step))))
     particles = jax.jit(_particle_step)
     state = (jnp.zeros(_PARTICLES), jnp.zeros(_PARTICLES), jax.random.key(0))
     times: dict[str, list[float]] = {"network": [], "particles": []}
     belief = series.prior
     for _ in range(calls):
         began = time.perf_counter()
-        belief, mean = once(belief, step)
+        belief, mean = once(weights, belief, step)
         np.asarray(mean)
         middle = time.perf_counter()
         state, mean = particles(state, np.float32(0.3))
@@ -196,8 +202,12 @@ def particle_filter(series: Series, size: int, seed: int) -> np.ndarray:
 def filtered(network: Network, task: AbstractRecurrentTask, series: Series) -> dict[str, np.ndarray]:
     """Log scores (T, n), means (T, n, D) and covariances of the beliefs after every step."""
 
+    whole, weights = opened(network)
+
     @jax.jit
-    def all_steps(series: Series) -> Any:
+    def all_steps(weights: Any, series: Series) -> Any:
+        network = whole(weights)
+
         def one(belief: Components, given: Any) -> Any:
             step, state = given
             belief = network(task.problem(belief, step))
@@ -205,7 +215,7 @@ def filtered(network: Network, task: AbstractRecurrentTask, series: Series) -> d
 
         return jax.lax.scan(one, series.prior, (series.steps, series.states))[1]
 
-    score, mean, cov = (np.asarray(part, float) for part in all_steps(series))
+    score, mean, cov = (np.asarray(part, float) for part in all_steps(weights, series))
     return {"score": score, "mean": mean, "cov": cov}
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from probinf.representations.mixture import GaussianMixture
-from smc.small_normal import cholesky
+from smc.small_normal import cholesky, solve_lower
 
 
 class PrecisionMixture(eqx.Module):
@@ -42,8 +42,7 @@ class PrecisionMixture(eqx.Module):
 
     def at(self, which: Array, noise: Float[Array, "n dim"]) -> Float[Array, "n dim"]:
         """Draws of the components `which` (n,) from standard normal noise."""
-        solve = jax.vmap(lambda factor, z: jax.scipy.linalg.solve_triangular(factor, z, lower=True, trans=1))
-        return self.means[which] + solve(self.precision_tril[which], noise)
+        return self.means[which] + jax.vmap(_solve_transposed)(self.precision_tril[which], noise)
 
 
 def guide(prediction: GaussianMixture, before: GaussianMixture, after: GaussianMixture) -> PrecisionMixture:
@@ -59,7 +58,7 @@ def guide(prediction: GaussianMixture, before: GaussianMixture, after: GaussianM
         event than the motion allows).
     """
     dim = prediction.dim
-    centre, spread = before.mean, jnp.linalg.cholesky(before.cov)
+    centre, spread = before.mean, cholesky(before.cov)
     before_precision = _precision(spread)
 
     def pair(f: Array, root_q: Array, m: Array, root_p: Array) -> tuple[Array, Array, Array]:
@@ -68,8 +67,8 @@ def guide(prediction: GaussianMixture, before: GaussianMixture, after: GaussianM
         a, b = m - f, centre - f
         factor = cholesky(motion + gain - before_precision)
         h = gain @ a - before_precision @ b
-        white = jax.scipy.linalg.solve_triangular(factor, h, lower=True)
-        shift = jax.scipy.linalg.solve_triangular(factor, white, lower=True, trans=1)
+        white = solve_lower(factor, h)
+        shift = _solve_transposed(factor, white)
         log_dets = _log_det(root_q) + _log_det(root_p) - _log_det(spread) + _log_det(factor)
         log_z = 0.5 * (white @ white - a @ gain @ a + b @ before_precision @ b) - log_dets
         return f + shift, factor, log_z
@@ -90,8 +89,13 @@ def guide(prediction: GaussianMixture, before: GaussianMixture, after: GaussianM
 
 
 def _precision(root: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:
-    inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(root.shape[0], dtype=root.dtype), lower=True)
+    inverse = solve_lower(root, jnp.eye(root.shape[0], dtype=root.dtype))
     return inverse.T @ inverse
+
+
+def _solve_transposed(factor: Float[Array, "dim dim"], right: Float[Array, " dim"]) -> Float[Array, " dim"]:
+    """R'^-1 b: read backwards, the transpose is a lower factor."""
+    return jnp.flip(solve_lower(jnp.flip(factor.T), jnp.flip(right)))
 
 
 def _log_det(root: Float[Array, "dim dim"]) -> Float[Array, ""]:

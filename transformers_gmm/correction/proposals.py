@@ -19,6 +19,7 @@ from probinf.representations.mixture import GaussianMixture
 from probinf.streaming.method import Fault
 from probinf.streaming.system import System
 from smc.gaussian_filter import difference, wrap_entries
+from transformers_gmm.components import Components
 from transformers_gmm.correction.guided import PrecisionMixture
 
 
@@ -43,14 +44,50 @@ def systematic(log_weights: Float[Array, " comps"], key: Array, n: int) -> Int[A
     return jnp.minimum(jnp.searchsorted(total / total[-1], points, side="right"), total.shape[0] - 1)
 
 
+def lattice(which: Int[Array, " n"], key: Array, dim: int, dtype: Any) -> Float[Array, "n dim"]:
+    """Standard normal points that fill space evenly for each component: shifted lattices through quantiles.
+
+    Each point is standard normal, so means over them are unbiased. The first coordinate goes in equal steps through a
+    component's points, the others by irrational ones.
+
+    Args:
+        which: components of the points, in ascending order.
+        key: of the shift.
+        dim: number of coordinates.
+        dtype: of the points.
+
+    References:
+        Cranley & Patterson (1976), Randomization of number theoretic methods for multiple integration.
+    """
+    n, root = len(which), 2.0
+    for _ in range(50):  # of x^dim = x + 1: the golden mean in two dimensions
+        root = (1.0 + root) ** (1.0 / max(dim, 2))
+    steps = np.concatenate([[math.sqrt(2.0)], root ** -np.arange(1.0, dim)])
+    even = jnp.asarray(np.arange(n)[:, None] * steps % 1.0, dtype)
+    first = jnp.searchsorted(which, which, side="left")
+    count = jnp.searchsorted(which, which, side="right") - first
+    along = (jnp.arange(n, dtype=first.dtype) - first).astype(dtype) / count.astype(dtype)
+    even = even.at[:, 0].set(even[first, 0] + along)
+    tiny = float(jnp.finfo(dtype).eps)
+    shifted = (even + jax.random.uniform(key, (1, dim), dtype)) % 1
+    return jax.scipy.special.ndtri(jnp.clip(shifted, tiny, 1 - tiny))
+
+
 def stratified(mixture: GaussianMixture | PrecisionMixture, key: Array, n: int) -> Float[Array, "n dim"]:
     """`n` points whose mean of any function is unbiased for its expectation, with the components in their shares."""
     key_which, key_noise = jax.random.split(key)
     which = systematic(mixture.log_weights, key_which, n)
-    noise = jax.random.normal(key_noise, (n, mixture.means.shape[1]), mixture.means.dtype)
+    noise = lattice(which, key_noise, mixture.means.shape[1], mixture.means.dtype)
     if isinstance(mixture, PrecisionMixture):
         return mixture.at(which, noise)
     return mixture.means[which] + jnp.einsum("nij,nj->ni", mixture.scale_tril[which], noise)
+
+
+def log_density(part: GaussianMixture | PrecisionMixture, x: Array, angles: tuple[int, ...] = ()) -> Array:
+    """Log density of many points (n, d) under many components, nats."""
+    # Written out for few dimensions: LAPACK takes a microsecond for every pair.
+    law = Components.from_mixture(part) if isinstance(part, GaussianMixture) else part
+    return on_circle(law.log_prob, x, angles)
 
 
 class Proposal(eqx.Module):
@@ -76,7 +113,7 @@ class Proposal(eqx.Module):
         keys = jax.random.split(key, len(self.parts))
         points = [stratified(part, k, count) for part, k, count in zip(self.parts, keys, counts, strict=True)]
         x = wrap_entries(jnp.concatenate(points), self.angles)
-        each = [on_circle(part.log_prob, x, self.angles) for part in self.parts]
+        each = [log_density(part, x, self.angles) for part in self.parts]
         log_counts = [math.log(count / n) for count in counts]
         whole = jnp.stack([c + e for c, e in zip(log_counts, each, strict=True)])
         return x, each[-1] - jax.nn.logsumexp(whole, axis=0)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from probinf.streaming.system import System
 from transformers_gmm.correction.filter import CorrectedState, proposal_of
-from transformers_gmm.correction.proposals import on_circle, sensor_log_probs
+from transformers_gmm.correction.proposals import log_density, sensor_log_probs
 
 
 class Seen(NamedTuple):
@@ -44,7 +44,7 @@ def filtering_log_prob(
     Args:
         system: the system.
         state: the filter's state after the events (`belief.state`).
-        events: all events since the last motion.
+        events: all events since the last motion; one with nothing observed does not count.
         x: shape (..., d).
         key: for the draws that estimate Z; independent of the filter's.
         num_draws: how many. They come from the filter's proposal, so fewer serve where the base is good.
@@ -58,9 +58,10 @@ def filtering_log_prob(
             value = jnp.asarray(event.value, system.dtype)
             observed = jnp.ones(value.shape, bool) if event.observed is None else jnp.asarray(event.observed)
             inputs = None if event.inputs is None else jnp.asarray(event.inputs, system.dtype)
-            terms.append(sensor_log_probs(system, event.sensor, points, value, observed, inputs))
+            term = sensor_log_probs(system, event.sensor, points, value, observed, inputs)
+            terms.append(jnp.where(jnp.any(observed), term, 0))
         likelihood = sum(terms, jnp.zeros(points.shape[0], points.dtype))
-        return likelihood, on_circle(state.prediction.log_prob, points, state.angles)
+        return likelihood, log_density(state.prediction, points, state.angles)
 
     proposal = proposal_of(state.prediction, state.before, state.posterior, share, state.angles)
     draws, log_ratio = proposal.draw(key, num_draws)

@@ -19,8 +19,8 @@ from transformers_gmm.tasks import ranges
 from transformers_gmm.updates import chosen, moved
 
 _EYE = np.eye(2)
-_MATRIX = np.kron(np.array([[1, 1], [-0.01, 0.85]]), _EYE)
-_NOISE = 0.15 * np.kron(np.array([[1 / 3, 1 / 2], [1 / 2, 1]]), _EYE)
+MATRIX = np.kron(np.array([[1, 1], [-0.01, 0.85]]), _EYE)
+NOISE = 0.15 * np.kron(np.array([[1 / 3, 1 / 2], [1 / 2, 1]]), _EYE)
 
 
 class RangeTracking(AbstractRecurrentTask):
@@ -51,10 +51,10 @@ class RangeTracking(AbstractRecurrentTask):
         keys = jax.random.split(key, 4)
         prior = self.prior(n)
         start = prior.sample(keys[0], 1)[:, 0]
-        noise = jax.random.normal(keys[1], (self.horizon, n, 4)) @ jnp.asarray(np.linalg.cholesky(_NOISE).T, float)
+        noise = jax.random.normal(keys[1], (self.horizon, n, 4)) @ jnp.asarray(np.linalg.cholesky(NOISE).T, float)
 
         def move(x, noise):
-            x = x @ jnp.asarray(_MATRIX.T, x.dtype) + noise
+            x = x @ jnp.asarray(MATRIX.T, x.dtype) + noise
             return x, x
 
         _, states = jax.lax.scan(move, start, noise)
@@ -71,12 +71,12 @@ class RangeTracking(AbstractRecurrentTask):
 
     def system(self, prior: GaussianMixture) -> System:
         def move(x: Array, dt: Array) -> dist.Distribution:
-            return dist.MultivariateNormal(jnp.asarray(_MATRIX, x.dtype) @ x, jnp.asarray(_NOISE, x.dtype))
+            return dist.MultivariateNormal(jnp.asarray(MATRIX, x.dtype) @ x, jnp.asarray(NOISE, x.dtype))
 
         return System(prior, move, ranges.sensors(), name="range_tracking")
 
     def problem(self, previous: Components, step: Step) -> Problem:
-        predicted = chosen(step.elapsed > 0, moved(previous, _MATRIX, _NOISE), previous)
+        predicted = chosen(step.elapsed > 0, moved(previous, MATRIX, NOISE), previous)
         base = ranges.updated(predicted, step.values, step.present)
         tokens, heard = ranges.range_tokens(step.values, step.present)
         seen = ranges.absolute(base, 10.0, 1.0)[..., 1:]

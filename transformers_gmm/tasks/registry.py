@@ -19,6 +19,8 @@ TASKS = {
     "range_bearing": "transformers_gmm.tasks.range_bearing:RangeBearing",
     "range_tracking": "transformers_gmm.tasks.range_tracking:RangeTracking",
     "volatility": "transformers_gmm.tasks.volatility:Volatility",
+    "odometry": "transformers_gmm.tasks.odometry:Odometry",
+    "walker": "transformers_gmm.tasks.walker:Walker",
     "two_moons": "transformers_gmm.tasks.prior_change.two_moons:TwoMoons",
     "oup": "transformers_gmm.tasks.prior_change.oup:OUP",
     "turin": "transformers_gmm.tasks.prior_change.turin:Turin",

@@ -1,0 +1,145 @@
+"""Calibration of every shipped network, alone and corrected: ranks by coordinate and by density, and TARP.
+
+    python -m benchmarks.distribution_transformer --group calibration --out pictures
+
+Right answers fail with probability at most 1 % in all: a task's value is its smallest p-value times the number of its
+quantities and of tasks, to be at least 0.01. Of a series one step counts, drawn at random, since steps depend on each
+other. Pictures have the shape `<task>.png` and `<task>-corrected.png`.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.distribution_transformer.corrected import POINTS, STATIC, drawn, follow, merge, split, widened
+from benchmarks.record import Row, rows_of
+from transformers_gmm.calibration.ranks import CalibrationReport, calibrate_draws, calibrate_mixtures
+from transformers_gmm.components import Components, heaviest
+from transformers_gmm.correction.filter import CorrectedFilter
+from transformers_gmm.correction.refitted import RefittedFilter
+from transformers_gmm.filtering import MixtureFilter
+from transformers_gmm.recurrent import base_only
+from transformers_gmm.tasks.registry import make_task
+
+Network = Callable[..., Any]
+RECURRENT = ("linear_sensors", "growth", "beacons", "range_bearing", "range_tracking")
+PRIOR_CHANGE = ("two_moons", "oup", "causal_inference")
+_NUM_TASKS = len(STATIC) + len(RECURRENT) + len(PRIOR_CHANGE)
+FALSE_ALARMS = 0.01  # of all tasks together
+_DRAWS = 1000  # of the correction in the prior-change suite; else `POINTS`
+_PROBLEMS = {"causal_inference": 200}  # its likelihood is a sum over 98 x 729 nodes
+
+
+def rows(
+    networks: Mapping[str, Network], *, quick: bool = False, seed: int = 99_000, out: pathlib.Path | None = None
+) -> list[Row]:
+    """All rows; a network that is not there is a row that misses."""
+    kinds: dict[str, Callable[..., Iterator[Row]]] = dict.fromkeys(STATIC, static)
+    kinds |= dict.fromkeys(RECURRENT, recurrent) | dict.fromkeys(PRIOR_CHANGE, prior_change)
+    found = []
+    for number, (name, measure) in enumerate(kinds.items()):
+        network = base_only if name == "linear_sensors" else networks.get(name)
+        n = 20 if quick else _PROBLEMS.get(name, 1000 if name in RECURRENT else 2000)
+        find = functools.partial(measure, name, network, n, seed + 10 * number, out)
+        found += rows_of(f"calibration, {name}, corrected", "p", FALSE_ALARMS, find)
+    return found
+
+
+def static(name: str, network: Network, n: int, seed: int, out: pathlib.Path | None) -> Iterator[Row]:
+    """Single updates; corrected by importance sampling."""
+    task, (definition, weights) = make_task(name), split(network)
+
+    @jax.jit
+    def find(weights: Any, key: jax.Array) -> Any:
+        key_problem, key_draws = jax.random.split(key)
+        given = task.draw(key_problem, n)
+        answer = merge(definition, weights)(task.problem(given.prior, given.data))
+        x, log_r = drawn(key_draws, answer, widened(answer), POINTS)
+        return given.latents, answer, x, task.log_posterior(given.prior, given.data, x) - log_r
+
+    yield from _reports(name, *find(weights, jax.random.key(seed)), seed, out)
+
+
+def prior_change(name: str, network: Network, n: int, seed: int, out: pathlib.Path | None) -> Iterator[Row]:
+    """Priors as in training, all families; corrected by importance sampling."""
+    task, (definition, weights), size = make_task(name), split(network), _DRAWS
+
+    @jax.jit
+    def find(weights: Any, key: jax.Array) -> Any:
+        keys = jax.random.split(key, 4)
+        prior = task.settings.draw(keys[0], n)
+        theta = prior.sample(keys[1])
+        data = task.observe(keys[2], theta)
+        answer = merge(definition, weights)(task.problem(prior, data))
+        x, log_r = drawn(keys[3], answer, widened(answer), size)
+        log_likelihood = jax.lax.map(lambda given: task.log_likelihood(*given), (x, data))
+        return theta, answer, x, prior.log_prob(x) + log_likelihood - log_r
+
+    yield from _reports(name, *find(weights, jax.random.key(seed)), seed, out)
+
+
+def recurrent(name: str, network: Network, n: int, seed: int, out: pathlib.Path | None) -> Iterator[Row]:
+    """Filters; corrected by `CorrectedFilter` where motions are curved, else by `RefittedFilter`."""
+    task, (definition, weights) = make_task(name), split(network)
+    series = task.simulate(jax.random.key(seed), n)
+    at = np.random.default_rng(seed).integers(len(series.states), size=n), np.arange(n)
+    truths = series.states[at]
+
+    @jax.jit
+    def run(weights: Any, series: Any) -> Components:
+        def one(belief: Components, step: Any) -> tuple[Components, Components]:
+            belief = merge(definition, weights)(task.problem(belief, step))
+            return belief, belief
+
+        return jax.lax.scan(one, heaviest(series.prior, task.config.num_components), series.steps)[1]
+
+    alone = jax.tree.map(lambda x: x[at], run(weights, series))
+    yield _row(name, "", calibrate_mixtures(alone, truths, seed + 1, name=name), out)
+    base = MixtureFilter(task, None if network is base_only else network)
+    if name != "growth":
+        method = RefittedFilter(base, POINTS)
+        found = follow(method, task, series, seed, lambda system, state, *_: Components.from_mixture(state.mixture))
+        beliefs = jax.tree.map(lambda x: jnp.asarray(x[at]), found)
+        yield _row(name, "corrected", calibrate_mixtures(beliefs, truths, seed + 2, name=name), out)
+        return
+    method = CorrectedFilter(base, POINTS // 2)
+    found = follow(method, task, series, seed, lambda system, state, *_: (state.particles, state.log_weights))
+    particles, log_weights = (jnp.asarray(x[at]) for x in found)
+    densities = alone.log_prob(particles), alone.log_prob(truths[:, None])[:, 0]
+    report = calibrate_draws(particles, truths, seed + 2, densities=densities, log_weights=log_weights, name=name)
+    yield _row(name, "corrected", report, out)
+
+
+def _reports(
+    name: str, truths: Any, answer: Components, x: Any, log_weights: Any, seed: int, out: pathlib.Path | None
+) -> Iterator[Row]:
+    """The answer alone, and its draws weighted."""
+    yield _row(name, "", calibrate_mixtures(answer, truths, seed + 1, name=name), out)
+    densities = answer.log_prob(x), answer.log_prob(truths[:, None])[:, 0]
+    report = calibrate_draws(x, truths, seed + 2, densities=densities, log_weights=log_weights, name=name)
+    weights = np.exp(np.asarray(log_weights, float) - np.max(np.asarray(log_weights), axis=1, keepdims=True))
+    share = np.median(weights.sum(1) ** 2 / np.sum(weights**2, axis=1)) / x.shape[1]
+    yield _row(name, "corrected", report, out, f"; {x.shape[1]} draws, effective share {share:.2f}")
+
+
+def _row(name: str, kind: str, report: CalibrationReport, out: pathlib.Path | None, note: str = "") -> Row:
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        report.plot().savefig(out / f"{name}{'-' * bool(kind)}{kind}.png", dpi=110)
+    p_values = report.calibration.p_values
+    worst = min(p_values, key=p_values.__getitem__)
+    ranks = report.ranks[worst]
+    adjusted = min(1.0, p_values[worst] * len(p_values) * _NUM_TASKS)
+    regions = ", ".join(f"{c:.0%} hold {held:.1%}" for c, (held, _) in report.coverage().items())
+    detail = f"worst: {worst}, mean rank {ranks.mean():.3f}, spread {ranks.std() * np.sqrt(12):.3f}; "
+    detail += f"regions of {regions}"
+    claim = f"calibration, {name}, {kind or 'network alone'}: least p-value of {len(p_values)} quantities, Bonferroni"
+    target = FALSE_ALARMS if kind else None
+    return Row(claim, adjusted, "p", target, "higher", detail + note, len(ranks))
