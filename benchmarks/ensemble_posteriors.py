@@ -43,6 +43,7 @@ class Case:
         sites: the variables of the last two that make up the vector.
         targets: the ratios that are wanted.
         non_centred: sites that we sample through their standardised value.
+        turns: runs of each contestant that count.
     """
 
     dim: int
@@ -53,6 +54,7 @@ class Case:
     sites: tuple[str, ...]
     targets: tuple[Target, ...]
     non_centred: tuple[str, ...] = ()
+    turns: int = 7
 
 
 @pi.model
@@ -226,6 +228,7 @@ def _correlated_case() -> Case:
         (_CORRELATED_STAN, {"d": 100, "precision": matrix}),
         ("x",),
         (Target("default", "nutpie", 2.0, 4.0), Target("NUTS", "nutpie", 1.0, 2.0)),
+        turns=2,  # of minutes for some
     )
 
 

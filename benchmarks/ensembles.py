@@ -93,7 +93,7 @@ def of_case(name: str, case: Case, quick: bool, seed: int) -> list[Row]:
             again[label](0.01, seed + 1)
             second[label], compiled[label] = elapsed(), chains.compilations() - before
     speeds: dict[str, list[np.ndarray]] = {label: [] for label in contestants}
-    for turn in range(1 if quick else 7):
+    for turn in range(1 if quick else case.turns):
         for label, run in contestants.items():
             elapsed = _stopwatch()
             x = run(seed + 2 + turn)

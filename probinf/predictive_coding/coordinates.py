@@ -54,5 +54,6 @@ class Coordinates(NamedTuple):
 def check_priors(priors: Mapping[str, Any]) -> None:
     """Raise for a prior that is not of one continuous number."""
     for address, prior in priors.items():
-        if not isinstance(prior, dist.Distribution) or prior.shape() != () or prior.support.is_discrete:
+        support: Any = getattr(prior, "support", None)
+        if not isinstance(prior, dist.Distribution) or prior.shape() != () or support.is_discrete:
             raise ArgumentError(f"priors[{address!r}]: expected a distribution of one continuous number.")

@@ -203,8 +203,9 @@ def _tempered(sizes: tuple[int, int], subjects: int, priors: dict, operands: tup
             return (x, prior, likelihood, log_step + 0.5 * (rate - _ACCEPTANCE)), None
 
         moved, _ = jax.lax.scan(move, (*chosen, state.log_step), jax.random.split(key_moves, num_moves))
-        memory = jnp.maximum(state.autocorrelation, _correlation(chosen[0], moved[0]))
-        return _State(*moved[:3], beta, log_z, moved[3], memory, state.count + 1)
+        x, prior, likelihood, log_step = moved
+        memory = jnp.maximum(state.autocorrelation, _correlation(chosen[0], x))
+        return _State(x, prior, likelihood, beta, log_z, log_step, memory, state.count + 1)
 
     def one(key: Array) -> _Found:
         key_start, key_steps = jax.random.split(key)

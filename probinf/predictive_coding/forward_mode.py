@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def _rule(function: Callable[[Any, Any], Any], primals: tuple, tangents: tuple) 
     others = jax.tree.leaves(drest, is_leaf=lambda d: isinstance(d, SymbolicZero))
     if not all(isinstance(d, SymbolicZero) for d in others):  # somebody differentiates the data: the ordinary way
         filled = jax.tree.map(
-            lambda d: jnp.zeros(d.shape, d.dtype) if isinstance(d, SymbolicZero) else d,
+            lambda d: jnp.zeros(d.shape, cast(Any, d).dtype) if isinstance(d, SymbolicZero) else d,
             drest,
             is_leaf=lambda d: isinstance(d, SymbolicZero),
         )

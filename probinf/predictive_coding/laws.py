@@ -53,7 +53,7 @@ class NetworkLaws(eqx.Module):
 
     def initial(self) -> dist.Distribution:
         """Before the series."""
-        states = [self.network.node(name) for name in self.network.state_names()]
+        states: list[Any] = [self.network.node(name) for name in self.network.state_names()]
         means = jnp.stack([jnp.asarray(s.mean, jnp.result_type(float)) for s in states])
         precisions = jnp.stack([jnp.asarray(s.precision, jnp.result_type(float)) for s in states])
         return dist.Normal(means, 1.0 / jnp.sqrt(precisions)).to_event(1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
@@ -117,10 +118,10 @@ def recover(
     group: dict[str, jax.Array] = {}
     for key, (address, prior) in zip(keys, priors.items(), strict=True):
         if not isinstance(prior, GroupPrior):
-            truth[address] = prior.sample(key, (count,))
+            truth[address] = jnp.asarray(prior.sample(key, (count,)))
             continue
         key_mean, key_sd, key_z = jax.random.split(key, 3)
-        mean, sd = prior.mean.sample(key_mean), prior.sd.sample(key_sd)
+        mean, sd = jnp.asarray(prior.mean.sample(key_mean)), jnp.asarray(prior.sd.sample(key_sd))
         group |= {f"{address}.mean": mean[None], f"{address}.sd": sd[None]}
         truth[address] = prior.subjects(mean, sd, jax.random.normal(key_z, (count,), mean.dtype))
     responses = simulate_responses(network, response, truth, data, key_responses)

@@ -96,7 +96,7 @@ class Supernetwork(eqx.Module):
         concerned = [e.name for e in self.network.edges if part == e.name or part in (e.parent, e.child)]
         return [a for a in self.network.parameters() if a.startswith(f"{part}.") or a in concerned or a == part]
 
-    def strengths(self, present: Bool[Array, parts * batch], network: Network | None = None) -> dict[str, Any]:
+    def strengths(self, present: Bool[Array, "parts ..."], network: Network | None = None) -> dict[str, Any]:
         """Strengths of the optional couplings where these parts are present, 0 elsewhere, for `Network.replace`.
 
         Args:
