@@ -188,7 +188,7 @@ def test_7_a_late_event_outside_the_lag_is_refused(row):
     filter = cruise().filter(row.method, lag=0.5)
     belief, _ = filter.update(filter.start(0, 0.0), 2.0, "speed", 0.3)
     before = np.asarray(belief.mean)
-    with pytest.raises(ArgumentError, match=r"sensor 'speed'.* 1\.25 s .* 2 s.*lag of 0\.5 s"):
+    with pytest.raises(ArgumentError, match=r"sensor 'speed'.* 1\.25 s .* 2 s.*lag, which is 0\.5 s"):
         filter.update(belief, 1.25, "speed", 0.1)
     np.testing.assert_array_equal(belief.mean, before)
 
