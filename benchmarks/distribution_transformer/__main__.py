@@ -56,7 +56,7 @@ def main() -> None:
     rows: list[Row] = []
     for name in args.group or GROUPS:
         rows += groups[name](networks, quick=args.quick)
-    write(args.json, "distribution_transformer", args.quick, rows)
+        write(args.json, "distribution_transformer", args.quick, rows)
     print(f"{len(rows)} rows, {sum(row.met is False for row in rows)} missed")
 
 
