@@ -65,17 +65,15 @@ def solve_lower(factor: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.stack(solved)
 
 
+def solve_transposed(factor: jax.Array, right: jax.Array) -> jax.Array:
+    """L'^-1 b for a lower factor (d, d) and b of shape (d,) or (d, m)."""
+    # Read backwards, the transpose is a lower factor.
+    return jnp.flip(solve_lower(jnp.flip(factor.T), jnp.flip(right, axis=0)), axis=0)
+
+
 def cho_solve(factor: jax.Array, right: jax.Array) -> jax.Array:
     """(L L')^-1 b for a lower factor (d, d) and b of shape (d,) or (d, m)."""
-    dim = factor.shape[-1]
-    if dim > SMALL:
-        return jax.scipy.linalg.cho_solve((factor, True), right)
-    white = solve_lower(factor, right)
-    solved: list[Any] = []
-    for i in reversed(range(dim)):
-        rest = white[i] - sum(factor[k, i] * solved[dim - 1 - k] for k in range(i + 1, dim))
-        solved.append(rest / factor[i, i])
-    return jnp.stack(solved[::-1])
+    return solve_transposed(factor, solve_lower(factor, right))
 
 
 class SmallNormal(dist.MultivariateNormal):

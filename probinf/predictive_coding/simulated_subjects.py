@@ -48,6 +48,5 @@ def simulate_responses(
             "network the rule MomentMatched()."
         )
     keys = jax.random.split(as_key(key, argument="key"), len(run))
-    return jax.vmap(with_fields(response, told).sample)(
-        keys, run.beliefs
-    )  # at one step all shapes are those of subjects
+    # Step by step, so that all shapes are those of subjects.
+    return jax.vmap(with_fields(response, told).sample)(keys, run.beliefs)

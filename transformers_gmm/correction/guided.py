@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from probinf.representations.mixture import GaussianMixture
-from smc.small_normal import cholesky, solve_lower
+from smc.small_normal import cholesky, solve_lower, solve_transposed
 
 
 class PrecisionMixture(eqx.Module):
@@ -42,7 +42,7 @@ class PrecisionMixture(eqx.Module):
 
     def at(self, which: Array, noise: Float[Array, "n dim"]) -> Float[Array, "n dim"]:
         """Draws of the components `which` (n,) from standard normal noise."""
-        return self.means[which] + jax.vmap(_solve_transposed)(self.precision_tril[which], noise)
+        return self.means[which] + jax.vmap(solve_transposed)(self.precision_tril[which], noise)
 
 
 def guide(prediction: GaussianMixture, before: GaussianMixture, after: GaussianMixture) -> PrecisionMixture:
@@ -68,7 +68,7 @@ def guide(prediction: GaussianMixture, before: GaussianMixture, after: GaussianM
         factor = cholesky(motion + gain - before_precision)
         h = gain @ a - before_precision @ b
         white = solve_lower(factor, h)
-        shift = _solve_transposed(factor, white)
+        shift = solve_transposed(factor, white)
         log_dets = _log_det(root_q) + _log_det(root_p) - _log_det(spread) + _log_det(factor)
         log_z = 0.5 * (white @ white - a @ gain @ a + b @ before_precision @ b) - log_dets
         return f + shift, factor, log_z
@@ -91,11 +91,6 @@ def guide(prediction: GaussianMixture, before: GaussianMixture, after: GaussianM
 def _precision(root: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:
     inverse = solve_lower(root, jnp.eye(root.shape[0], dtype=root.dtype))
     return inverse.T @ inverse
-
-
-def _solve_transposed(factor: Float[Array, "dim dim"], right: Float[Array, " dim"]) -> Float[Array, " dim"]:
-    """R'^-1 b: read backwards, the transpose is a lower factor."""
-    return jnp.flip(solve_lower(jnp.flip(factor.T), jnp.flip(right)))
 
 
 def _log_det(root: Float[Array, "dim dim"]) -> Float[Array, ""]:
