@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 PACKAGES = ("probinf", "jax", "jaxlib", "numpyro", "blackjax", "equinox", "numpy")
+_CHOSEN: list[str] = []  # texts of --rows; empty: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,12 @@ class Row:
 
 
 def rows_of(claim: str, unit: str, target: float | None, make: Callable[[], Row | Iterable[Row]]) -> list[Row]:
-    """Measure, time and print; one that raises is a row that misses, with the error as its peer."""
+    """Measure, time and print; one that raises is a row that misses, with the error as its peer.
+
+    Nothing is measured where `--rows` was given and none of its texts is in the claim.
+    """
+    if _CHOSEN and not any(text in claim for text in _CHOSEN):
+        return []
     begin = time.perf_counter()
     rows: list[Row] = []
     try:
@@ -130,7 +136,25 @@ def parser(description: str) -> argparse.ArgumentParser:
     found.add_argument("--json", type=pathlib.Path, help="file to write the rows to")
     found.add_argument("--quick", action="store_true", help="smoke sizes, under a minute: the numbers mean little")
     found.add_argument("--seed", type=int, default=0)
+    found.add_argument(
+        "--rows", nargs="+", action=_Choose, default=[], metavar="TEXT", help="only measurements whose name holds one"
+    )
     return found
+
+
+class _Choose(argparse.Action):
+    """Keeps the texts for `rows_of`."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: Any = None) -> None:
+        _CHOSEN[:] = values
+        setattr(namespace, self.dest, values)
+
+
+def in_lockstep(items: int, on_cpu: int) -> int:
+    """How many items to work on together: as many as a processor's cache holds, or all of up to 1000 on a GPU."""
+    import jax
+
+    return min(items, on_cpu if jax.default_backend() == "cpu" else 1000)
 
 
 def write(path: pathlib.Path | None, benchmark: str, quick: bool, rows: Iterable[Row]) -> dict[str, Any]:

@@ -180,6 +180,19 @@ def test_a_gaussian_is_mean_and_covariance(key):
     np.testing.assert_allclose(found.cov, np.cov(x, rowvar=False, bias=True), rtol=1e-10)
 
 
+def test_a_mixture_with_a_component_that_spans_too_little_is_not_taken(key):
+    rng = np.random.default_rng(5)
+    lump = 5 + 1e-4 * rng.normal(size=(8, 12))  # too few, and too close together, for a covariance
+    x = np.concatenate([rng.normal(size=(200, 12)), lump]).astype(np.float32)
+    with pytest.raises(DataError, match="span"):
+        pi.GaussianMixture.from_samples(x, k=2, key=key)
+    found = sampling.MixtureEstimator((1, 2)).fit(key, x)
+    np.testing.assert_array_equal(found.weights, [1, 0])
+    flat = np.concatenate([x[:, :11], x[:, :1]], axis=1)
+    with pytest.raises(DataError, match="no mixture of"):
+        sampling.MixtureEstimator((1, 2)).fit(key, flat)
+
+
 def test_a_mixture_finds_two_lumps_and_keeps_its_size(key):
     rng = np.random.default_rng(4)
     x = rng.normal(size=(400, 2)) * 0.3 + np.where(rng.random(400) < 0.5, -2.0, 2.0)[:, None]

@@ -20,7 +20,7 @@ from flax import nnx
 
 from benchmarks.distribution_transformer import exact_filters
 from benchmarks.distribution_transformer.recurrent import particle_filter
-from benchmarks.record import Row, rows_of
+from benchmarks.record import Row, in_lockstep, rows_of
 from probinf.streaming.method import AbstractFilterMethod
 from smc.small_normal import cholesky
 from transformers_gmm.components import Components, heaviest
@@ -43,7 +43,7 @@ POINTS = 256
 _TARGET = 0.01  # nats
 _NORMALISING = 1024  # draws of its own that normalise a belief; the error of its logarithm is far below the target
 _DRAWS = 2000  # of the correction of one fusion update: the default of `importance_sample`
-_AT_ONCE = 50  # series in lockstep: enough to share matrix products, few enough for the cache
+_AT_ONCE = 50  # series in lockstep on a processor: enough to share matrix products, few enough for the cache
 #: Order of the sensors within an instant: the surer first, so that the other finds a narrow belief.
 _ORDER = {"range_bearing": ("bearing", "range")}
 STATIC = ("conjugate_2", "conjugate_5", "gaussian_process", "quantum", "quantum_as_run")
@@ -144,6 +144,8 @@ def follow(method: Any, task: AbstractRecurrentTask, series: Series, seed: int, 
         read: (system, state, events of the instant, true state, key) to arrays.
     """
     system = task.system(jax.tree.map(lambda x: x[0], series.prior).as_mixture())
+    start = jnp.zeros(system.dim, system.dtype)
+    shapes = {name: system.sensor_distribution(name, start).shape() for name in system.sensors}
     sensors = _ORDER.get(task.name, tuple(task.sensors))
 
     def one(method: AbstractFilterMethod, key: jax.Array, prior: Components, steps: Step, states: jax.Array) -> Any:
@@ -156,7 +158,7 @@ def follow(method: Any, task: AbstractRecurrentTask, series: Series, seed: int, 
             state = jax.tree.map(lambda new, old: jnp.where(step.elapsed > 0, new, old), moved, state)
             events: list[Seen] = []
             for name in sensors:
-                value = step.values[name]
+                value = step.values[name].reshape(shapes[name])  # of a series: always a vector
                 observed = jnp.broadcast_to(step.present[name], value.shape)
                 state, _ = method.update(state, mine, name, value, observed, None)
                 events.append(Seen(name, value, observed))
@@ -168,7 +170,7 @@ def follow(method: Any, task: AbstractRecurrentTask, series: Series, seed: int, 
     @jax.jit
     def every(method: AbstractFilterMethod, keys: jax.Array, prior: Components, steps: Step, states: jax.Array) -> Any:
         given = (keys, prior, steps, states)
-        return jax.lax.map(lambda a: one(method, *a), given, batch_size=min(_AT_ONCE, len(states)))
+        return jax.lax.map(lambda a: one(method, *a), given, batch_size=in_lockstep(len(states), _AT_ONCE))
 
     by_series = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (series.steps, series.states))
     keys = jax.random.split(jax.random.key(seed + 10), series.states.shape[1])
@@ -247,7 +249,8 @@ def fusion(networks: Mapping[str, Network], n: int, seed: int) -> Iterator[Row]:
         gaps = [jnp.sum(masses * (exact - q.log_prob(x))) for q in (answer, matched, fitted, prior)]
         return log_weights[0], jnp.stack(gaps)
 
-    find = jax.jit(lambda weights, keys: jax.lax.map(functools.partial(one, weights), keys, batch_size=min(n, 20)))
+    at_once = in_lockstep(n, 20)
+    find = jax.jit(lambda weights, keys: jax.lax.map(functools.partial(one, weights), keys, batch_size=at_once))
     log_weights, gaps = find(weights, jax.random.split(jax.random.key(seed + 30), n))
     answer, matched, fitted, prior = np.asarray(gaps, float).T
     note = f"moment-matched, untrained {_pm(matched)} (published 0.127 +- 0.027), network {_pm(answer)}, "

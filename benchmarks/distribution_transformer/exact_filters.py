@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 from typing import Any
 
 import numpy as np
@@ -54,7 +56,8 @@ def beacons(series: Series, size: int = 256) -> np.ndarray:
     prior = {name: np.asarray(getattr(series.prior, name), float) for name in ("log_weights", "means", "scale_tril")}
     states = np.asarray(series.states, float)
     found = np.zeros(states.shape[:2])
-    for i in range(states.shape[1]):
+
+    def filtered(i: int) -> None:
         density = np.zeros_like(x)
         for k in np.flatnonzero(np.isfinite(prior["log_weights"][i])):
             mean, sd = prior["means"][i, k], np.diagonal(prior["scale_tril"][i, k])
@@ -73,6 +76,9 @@ def beacons(series: Series, size: int = 256) -> np.ndarray:
             total = density.sum() * cell
             found[t, i] = np.log(at_state) + here - np.log(total)
             density /= total
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # transforms and sums release the lock
+        list(pool.map(filtered, range(states.shape[1])))
     return found
 
 

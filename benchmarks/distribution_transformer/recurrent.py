@@ -19,7 +19,7 @@ from flax import nnx
 
 from benchmarks.distribution_transformer import exact_filters
 from benchmarks.distribution_transformer.without_exact import opened, tracking_rows, volatility_rows
-from benchmarks.record import Row, rows_of
+from benchmarks.record import Row, in_lockstep, rows_of
 from benchmarks.reference_filter import systematic
 from transformers_gmm.components import Components, heaviest
 from transformers_gmm.recurrent import AbstractRecurrentTask, Series, base_only
@@ -191,8 +191,9 @@ def particle_filter(series: Series, size: int, seed: int) -> np.ndarray:
         start = jnp.asarray(tracking.START_MEAN) + jax.random.normal(jax.random.fold_in(key, 2), (size, 4))
         return jax.lax.scan(step, (start, key), (steps, states))[1]
 
+    at_once = in_lockstep(series.states.shape[1], 8)
     filter_all = jax.jit(
-        lambda keys, states, steps: jax.lax.map(lambda a: one(*a), (keys, states, steps), batch_size=8)
+        lambda keys, states, steps: jax.lax.map(lambda a: one(*a), (keys, states, steps), batch_size=at_once)
     )
     by_series = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (series.states, series.steps))
     keys = jax.random.split(jax.random.key(seed), series.states.shape[1])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.record import Row
+from benchmarks.record import Row, in_lockstep
 from benchmarks.reference_filter import systematic
 from transformers_gmm.components import Components
 from transformers_gmm.recurrent import AbstractRecurrentTask, Series, Step, base_only, run
@@ -151,10 +151,11 @@ def volatility_particles(series: Series, size: int, seed: int) -> np.ndarray:
 
 
 def _by_series(one: Callable[..., Any], series: Series, seed: int) -> list[np.ndarray]:
-    """One series after another; results (T, n)."""
+    """Every series by itself; results (T, n)."""
     by_series = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (series.states, series.steps))
     keys = jax.random.split(jax.random.key(seed), series.states.shape[1])
-    all_series = jax.jit(lambda *given: jax.lax.map(lambda a: one(*a), given))
+    at_once = in_lockstep(len(keys), 1)
+    all_series = jax.jit(lambda *given: jax.lax.map(lambda a: one(*a), given, batch_size=at_once))
     return [np.asarray(part, float).T for part in all_series(keys, series.prior, *by_series)]
 
 

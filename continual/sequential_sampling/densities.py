@@ -75,12 +75,16 @@ class MixtureEstimator(AbstractEstimator):
         train, kept = draws[order[held:]], draws[order[:held]]
         scores = {}
         for count in self.components:
-            found = GaussianMixture.from_samples(jnp.asarray(train), k=count, key=key_choice)
-            scores[count] = float(jnp.mean(found.log_prob(jnp.asarray(kept)))) if held else -count
-        # NaN (a component that broke down) never wins.
-        best = max(self.components, key=lambda count: np.nan_to_num(scores[count], nan=-np.inf))
-        fitted = GaussianMixture.from_samples(jnp.asarray(draws), k=best, key=key_fit)
-        return _padded(fitted, max(self.components))
+            found = _fitted(key_choice, train, count)
+            if found is not None:
+                scores[count] = float(jnp.mean(found.log_prob(jnp.asarray(kept)))) if held else -count
+        for count in sorted(scores, key=lambda count: scores[count], reverse=True):
+            if (fitted := _fitted(key_fit, draws, count)) is not None:
+                return _padded(fitted, max(self.components))
+        raise DataError(
+            f"draws: no mixture of {self.components} components can be fitted; every try had one whose draws do not "
+            f"span all {draws.shape[1]} dimensions. Draw more, allow fewer components, or take a smaller network."
+        )
 
 
 class Aligned(AbstractEstimator):
@@ -116,6 +120,14 @@ def require_enough(estimator: AbstractEstimator, draws: np.ndarray) -> None:
             f"draws: {len(draws)} draws of {draws.shape[1]} weights, but {type(estimator).__name__} needs {least} or "
             "more. Draw more, or take a smaller network."
         )
+
+
+def _fitted(key: jax.Array, draws: np.ndarray, count: int) -> GaussianMixture | None:
+    """A mixture of that many components; None where the draws of one of them do not span all dimensions."""
+    try:
+        return GaussianMixture.from_samples(jnp.asarray(draws), k=count, key=key)
+    except DataError:
+        return None
 
 
 def _padded(mixture: GaussianMixture, count: int) -> GaussianMixture:
