@@ -225,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--benchmarks", nargs="+", choices=continual_strategies.BENCHMARKS, help="of the strategies")
     options.add_argument("--strategies", nargs="+", choices=continual_strategies.ALL, metavar="NAME")
     options.add_argument("--finished", action="store_true", help="rows of finished runs of strategies; train nothing")
+    options.add_argument("--where", default="this machine", help="what --finished runs were trained on, for the rows")
     given = options.parse_args(arguments)
     groups = given.only or [*SETTINGS, "stream"]
     rows: list[Row] = []
@@ -268,6 +269,7 @@ def _strategies(name: str, given: Any, seeds: Sequence[int]) -> Iterator[Row]:
                 given.checkpoint or pathlib.Path(place),
                 quick=given.quick,
                 only_finished=given.finished,
+                where=given.where,
             )
 
 

@@ -51,13 +51,18 @@ class Scale(NamedTuple):
 
 
 def _times(training: Training, factor: float) -> Training:
-    """Other epochs: more for networks that see a memory alone, fewer where stored examples are soon learnt by heart."""
+    """More epochs, for networks that see a memory alone."""
     epochs = max(1, round(factor * training.epochs))
     return Training(training.hidden, training.learning_rate, epochs, training.batch)
 
 
+def _slow(training: Training, batch: int | None = None) -> Training:
+    """A tenth of the learning rate: a memory is soon learnt by heart."""
+    return Training(training.hidden, training.learning_rate / 10, training.epochs, batch or training.batch)
+
+
 def _protocl(scale: Scale) -> ProtoCL:
-    return ProtoCL(scale.num_classes, _times(scale.training, 0.2), BalancedMemory(scale.memory))
+    return ProtoCL(scale.num_classes, _slow(scale.training), BalancedMemory(scale.memory))
 
 
 def _patches(scale: Scale) -> RandomPatches:
@@ -82,9 +87,7 @@ LEARNERS: dict[str, Callable[[Scale], AbstractLearner]] = {
         s.num_classes, s.training, BalancedMemory(s.memory), strength=0.1, prior_std=10.0, samples=8
     ),
     "protocl": _protocl,
-    "protocl-released": lambda s: ReleasedProtoCL(
-        s.num_classes, Training(s.training.hidden, 1e-4, s.training.epochs, 64), capacity=s.memory
-    ),
+    "protocl-released": lambda s: ReleasedProtoCL(s.num_classes, _slow(s.training, 64), capacity=s.memory),
     "predictive-coding": lambda s: PredictiveCoding(s.num_classes, s.training),
     "protocl-patches": lambda s: Featured(_patches(s), _protocl(s)),
 }
