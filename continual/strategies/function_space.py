@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from continual.checks import positive
+from continual.checks import checked_losses, positive
 from continual.learner import nothing_learnt
 from continual.strategies.architecture import AbstractNetwork, Outputs, Parameters
 from continual.strategies.memory import AbstractMemory, BalancedMemory, Stored
@@ -86,7 +86,7 @@ class FunctionSpaceVI(AbstractSequential):
             values.append(value)
         stored = self.memory.with_examples(past.stored, x, y, generator(key_memory))
         past = FunctionPast(state.parameters, stored, jnp.asarray(True))
-        return state.parameters, past, len(values), float(np.mean(jax.device_get(values)))
+        return state.parameters, past, len(values), checked_losses(values)
 
     def predictor(self, belief: SequentialBelief) -> VariationalPredictor:
         if not belief.width:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from continual.checks import positive
+from continual.checks import checked_losses, positive
 from continual.learner import AbstractPredictor, nothing_learnt
 from continual.moments import in_batches, padded_batches
 from continual.strategies.architecture import AbstractNetwork, Parameters
@@ -121,7 +121,7 @@ class ProtoCL(AbstractSequential):
             losses.append(loss)
         stored = self.memory.with_examples(past.stored, x, y, generator(key_memory))
         prototypes = self.counted(state.parameters, stored, counts)
-        return state.parameters, ProtoPast(stored, counts, prototypes), steps, float(np.mean(jax.device_get(losses)))
+        return state.parameters, ProtoPast(stored, counts, prototypes), steps, checked_losses(losses)
 
     def counted(self, embedding: Embedding, stored: Stored, counts: Array) -> Prototypes:
         """The posterior given stored examples, each class with the weight of all its examples."""

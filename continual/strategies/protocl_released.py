@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from continual.checks import checked_losses
 from continual.learner import AbstractPredictor, nothing_learnt
 from continual.moments import in_batches
 from continual.strategies.architecture import Dense, Layers
@@ -138,7 +139,7 @@ class ReleasedProtoCL(AbstractSequential):
                 )
                 losses.append(loss)
         past = self._kept(past, prototypes, x, y, generator(key_memory))
-        return state.parameters, past, len(losses), float(np.mean(jax.device_get(losses)))
+        return state.parameters, past, len(losses), checked_losses(losses)
 
     def _kept(
         self, past: ReleasedPast, prototypes: Prototypes, x: np.ndarray, y: np.ndarray, rng: np.random.Generator

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from continual.checks import positive
+from continual.checks import checked_losses, positive
 from continual.strategies.architecture import Parameters
 from continual.strategies.curvature import Diagonal, Penalty, penalty_of
 from continual.strategies.network import (
@@ -70,7 +70,7 @@ class SynapticIntelligence(AbstractSequential):
             state, work, loss = step(self.training, state, work, jnp.asarray(rows), jnp.asarray(labels), penalty)
             losses.append(loss)
         past = self.consolidated(past, work, state.parameters)
-        return state.parameters, past, len(losses), float(np.mean(jax.device_get(losses)))
+        return state.parameters, past, len(losses), checked_losses(losses)
 
     def consolidated(self, past: Importance, work: Parameters, parameters: Parameters) -> Importance:
         """The importance after a task whose path integrals are `work`."""

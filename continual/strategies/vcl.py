@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from continual.checks import positive
+from continual.checks import checked_losses, positive
 from continual.learner import AbstractPredictor, nothing_learnt
 from continual.moments import in_batches
 from continual.strategies.architecture import AbstractNetwork, Parameters
@@ -169,7 +169,7 @@ def fitted(
         size = jnp.asarray(len(x), rows.dtype)
         state, value = _step(training, state, prior, noise, jnp.asarray(rows), jnp.asarray(labels), size, loss)
         values.append(value)
-    return state, len(values), float(np.mean(jax.device_get(values)))
+    return state, len(values), checked_losses(values)
 
 
 @eqx.filter_jit
