@@ -1,4 +1,4 @@
-"""What the groups of `accelerator.py` share: programs compiled side by side, calls timed in turn, the memory's speed."""
+"""What the groups of `accelerator.py` share: programs compiled together, calls timed in turn, the memory's speed."""
 
 from __future__ import annotations
 
@@ -13,21 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-T = TypeVar("T")
+K = TypeVar("K")
 
 
-def together(jobs: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-    """What the jobs return. Compiling takes longer than the runs, and leaves the interpreter free for another."""
+def compiled(programs: Mapping[K, tuple[Callable, tuple]]) -> dict[K, Any]:
+    """Functions with example arguments, compiled side by side.
+
+    Traced they are one after another: NumPyro's handlers keep one stack for all threads.
+    """
+    lowered = [jax.jit(function).lower(*args) for function, args in programs.values()]
     with ThreadPoolExecutor(min(12, os.cpu_count() or 1)) as pool:
-        return dict(zip(jobs, pool.map(lambda job: job(), jobs.values()), strict=True))
-
-
-def compiled(programs: Mapping[str, tuple[Callable, tuple]]) -> dict[str, Any]:
-    """Functions with example arguments, compiled."""
-    return together({
-        name: functools.partial(lambda function, args: jax.jit(function).lower(*args).compile(), *program)
-        for name, program in programs.items()
-    })  # fmt: skip
+        return dict(zip(programs, pool.map(lambda program: program.compile(), lowered), strict=True))
 
 
 def in_turn(calls: Mapping[str, Callable[[int], Any]], runs: int) -> tuple[dict[str, np.ndarray], dict[str, list]]:

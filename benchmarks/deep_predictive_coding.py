@@ -66,10 +66,10 @@ class Setting:
         return optax.adamw(schedule, weight_decay=self.decay)
 
 
-#: Tried on the validation split, noise aside as published for MNIST; `--task accuracy` takes the first unless told to
-#: choose.
+#: Tried on the validation split, noise aside as published for MNIST; `--task accuracy` takes the first, which did best
+#: there, unless told to choose.
 CANDIDATES = {
-    "mnist": [Setting("leaky_relu", 8, 0.85, 0.35, 2.5e-4, 0.033, noise) for noise in (0.0, 0.3, 0.6, 1.0)],
+    "mnist": [Setting("leaky_relu", 8, 0.85, 0.35, 2.5e-4, 0.033, noise) for noise in (0.3, 0.0, 0.6, 1.0)],
     "fashion-mnist": [Setting("leaky_relu", 8, 0.85, 0.35, 2.5e-4, 0.033, noise) for noise in (0.0, 0.1, 0.2)],
 }
 

@@ -123,11 +123,14 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Cores, device and how busy the machine is (load averages over 1, 5 and 15 minutes)."""
+    """Cores, device (an accelerator by name) and how busy the machine is (load averages over 1, 5 and 15 minutes)."""
     import jax
 
     device = jax.devices()[0]
-    return {"cores": os.cpu_count(), "device": device.platform, "load": [round(x, 1) for x in os.getloadavg()]}
+    found = {"cores": os.cpu_count(), "device": device.platform, "load": [round(x, 1) for x in os.getloadavg()]}
+    if device.platform != "cpu":
+        found |= {"accelerator": device.device_kind, "runtime": device.client.platform_version}
+    return found
 
 
 def parser(description: str) -> argparse.ArgumentParser:

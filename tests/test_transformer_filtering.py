@@ -32,8 +32,9 @@ def first_prior(series) -> GaussianMixture:
     return GaussianMixture(jnp.exp(one.log_weights[keep]), one.means[keep], scale_tril=one.scale_tril[keep])
 
 
-def test_windows_of_training_hold_every_step_of_every_series_once():
-    task = Growth(groups=2)
+@pytest.mark.parametrize("unroll", [1, 8])
+def test_windows_of_training_hold_every_step_of_every_series_once(unroll):
+    task = Growth(groups=2, unroll=unroll)
     series = task.simulate(jax.random.key(0), 4)
     windows = task.pieces(base_only, series)
     _, scores = run(base_only, task, series.prior, series.steps, series.states)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from probinf.errors import ArgumentError, CheckpointError, UnknownNameError
+from probinf.errors import ArgumentError, CheckpointError, InferenceError, UnknownNameError
+from probinf.runs import drive
 from transformers_gmm.components import Components, heaviest
 from transformers_gmm.config import NetworkConfig, TrainingConfig
 from transformers_gmm.examples import Problem
@@ -212,6 +213,28 @@ def test_training_lowers_the_loss_and_a_resumed_run_ends_in_the_same_bits(tiny, 
     for a, b in zip(jax.tree.leaves(whole.state()), jax.tree.leaves(other.state()), strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(whole.losses, other.losses)
+
+
+@pytest.mark.bad_input
+@pytest.mark.relaxed_promotion("optax's Adam")
+def test_training_that_runs_away_is_stopped_and_the_best_network_is_kept(tiny):
+    def size(network):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+
+    class Steep(type(tiny)):
+        def loss(self, network, piece):
+            return jnp.where(size(network) < limit, super().loss(network, piece), jnp.nan)
+
+    limit = 1.2 * float(size(tiny.network(nnx.Rngs(3))))
+
+    task, config = Steep(2), TrainingConfig(steps=40, batch=16, learning_rate=1.0, warm_up=0.9, seed=3)
+    object.__setattr__(task, "config", tiny.config)
+    run = Training(task, config, task.network(nnx.Rngs(3)), every=2)
+    with pytest.raises(InferenceError, match=r"ran away: .* Lower learning_rate, now 1,") as caught:
+        drive(run)
+    assert caught.value.partial is run
+    assert np.isfinite(run.best_loss)
+    assert run.held_out.min() == run.best_loss
 
 
 @pytest.mark.relaxed_promotion("optax's Adam")

@@ -49,6 +49,8 @@ class AbstractRecurrentTask(AbstractTask):
     All values of one instant make one problem, so their order cannot matter, and a sensor that is silent is a masked
     token. Training runs the filter along simulated series and then learns from windows of them, each from the belief
     that the filter had at its start: the beliefs of training are those of use, and what a window forgets costs later.
+    With windows of one step every problem is built once, and gradients flow through the network alone: many more
+    optimiser steps in the same time, and no product of many Jacobians that could blow up.
 
     Attributes:
         sensors: name -> number of entries of a value.
@@ -56,7 +58,7 @@ class AbstractRecurrentTask(AbstractTask):
         time_step: the only time difference the motion knows, seconds; None if it knows any.
         horizon: T, steps of a training series.
         unroll: steps through which a gradient flows, a divisor of `horizon`.
-        groups: optimiser steps for each run of a batch of series, one for each group of series.
+        groups: optimiser steps for each run of a batch of series, one for each group of series; a divisor of the batch.
     """
 
     sensors: eqx.AbstractVar[dict[str, int]]
@@ -81,28 +83,42 @@ class AbstractRecurrentTask(AbstractTask):
     def updates(self) -> int:
         return self.groups
 
-    def pieces(self, network: Any, examples: Series) -> tuple[Components, Step, Array]:
-        def one(belief: Components, given: tuple[Step, Array]) -> tuple[Components, Components]:
-            return network(self.problem(belief, given[0])), belief
+    def pieces(self, network: Any, examples: Series) -> tuple[Any, ...]:
+        def one(belief: Components, given: tuple[Step, Array]) -> tuple[Components, Any]:
+            problem = self.problem(belief, given[0])
+            return network(problem), problem if self.unroll == 1 else belief
 
         data = (examples.steps, examples.states)
         _, before = jax.lax.scan(one, examples.prior, data)
+        if self.unroll == 1:
+            return jax.tree.map(lambda x: self._grouped(x, 1), (before, examples.states))
         starts = jax.tree.map(lambda x: x[:: self.unroll], before)
         windows = jax.tree.map(lambda x: x.reshape(self.horizon // self.unroll, self.unroll, *x.shape[1:]), data)
-        n = examples.states.shape[1] // self.groups
+        steps, states = jax.tree.map(lambda x: self._grouped(x, 2), windows)
+        return jax.tree.map(lambda x: self._grouped(x, 1), starts), steps, states
 
-        def grouped(x: Array, axis: int) -> Array:
-            """Series into groups, and the windows of a group side by side."""
-            split = jnp.moveaxis(x.reshape(*x.shape[:axis], self.groups, n, *x.shape[axis + 1 :]), axis, 0)
-            split = jnp.moveaxis(split, 1, axis)  # the axis of windows, next to that of series
-            size = split.shape[axis] * split.shape[axis + 1]
-            return split.reshape(*split.shape[:axis], size, *split.shape[axis + 2 :])
+    def loss(self, network: Any, piece: tuple[Any, ...]) -> Float[Array, ""]:
+        if self.unroll == 1:
+            problem, states = piece
+            return -jnp.mean(bounded(self.log_score(network(problem), states)))
 
-        steps, states = jax.tree.map(lambda x: grouped(x, 2), windows)
-        return jax.tree.map(lambda x: grouped(x, 1), starts), steps, states
+        def one(belief: Components, given: tuple[Step, Array]) -> tuple[Components, Array]:
+            step, state = given
+            belief = network(self.problem(belief, step))
+            return belief, self.log_score(belief, state)
 
-    def loss(self, network: Any, piece: tuple[Components, Step, Array]) -> Float[Array, ""]:
-        return -jnp.mean(bounded(run(network, self, *piece)[1]))
+        return -jnp.mean(bounded(jax.lax.scan(one, piece[0], piece[1:])[1]))
+
+    def log_score(self, belief: Components, states: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+        """Log density of the belief at the true states."""
+        return belief.log_prob(states[..., None, :])[..., 0]
+
+    def _grouped(self, x: Array, axis: int) -> Array:
+        """Series, along `axis`, into groups, and the windows of a group, along the axis before, side by side."""
+        split = x.reshape(*x.shape[:axis], self.groups, x.shape[axis] // self.groups, *x.shape[axis + 1 :])
+        split = jnp.moveaxis(jnp.moveaxis(split, axis, 0), 1, axis)
+        size = split.shape[axis] * split.shape[axis + 1]
+        return split.reshape(*split.shape[:axis], size, *split.shape[axis + 2 :])
 
 
 def run(
@@ -113,7 +129,7 @@ def run(
     def one(belief: Components, given: tuple[Step, Array]) -> tuple[Components, Array]:
         step, state = given
         belief = network(task.problem(belief, step))
-        return belief, belief.log_prob(state[..., None, :])[..., 0]
+        return belief, task.log_score(belief, state)
 
     return jax.lax.scan(one, prior, (steps, states))
 

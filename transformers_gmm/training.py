@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from probinf.errors import InferenceError
 from probinf.random import as_key
 from probinf.runs import Checkpoint, Loop, drive
 from transformers_gmm.config import TrainingConfig
@@ -66,6 +67,14 @@ class Training(Loop):
             weights, self.moments, jnp.asarray(self.steps_done), jnp.asarray(self.config.steps), count
         )
         self.steps_done += count
+        if not np.isfinite(float(held_out)):
+            error = InferenceError(
+                f"Training of {self.task.name!r} ran away: after step {self.steps_done} of {self.config.steps} the "
+                f"held-out loss is {float(held_out)}. Lower learning_rate, now {self.config.learning_rate:g}, or train "
+                "in larger batches. The network of the lowest loss so far is `.partial.network()` of this error."
+            )
+            error.partial = self
+            raise error
         if float(held_out) < float(self.best_loss):
             self.best, self.best_loss = self.weights, held_out
         row = {"loss": np.asarray(loss)[None], "held_out": np.asarray(held_out)[None]}
@@ -148,6 +157,9 @@ def train(
 
     Returns:
         The finished run: `run.network()`, `run.losses`, `run.held_out`.
+
+    Raises:
+        InferenceError: the held-out loss is not finite; the run so far is on `.partial`.
     """
     config = task.training if config is None else config
     network = task.network(nnx.Rngs(config.seed)) if network is None else network

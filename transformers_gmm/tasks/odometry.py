@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,7 +18,7 @@ from transformers_gmm.components import Components
 from transformers_gmm.config import NetworkConfig, TrainingConfig
 from transformers_gmm.correction.proposals import on_circle
 from transformers_gmm.examples import Problem
-from transformers_gmm.recurrent import AbstractRecurrentTask, Series, Step, bounded
+from transformers_gmm.recurrent import AbstractRecurrentTask, Series, Step
 from transformers_gmm.tasks.anchors import Anchors
 from transformers_gmm.tasks.ranges import absolute
 from transformers_gmm.updates import chosen, factor
@@ -58,7 +57,7 @@ class Odometry(AbstractRecurrentTask):
         ),
     )  # fmt: skip
     training: TrainingConfig = eqx.field(
-        static=True, default=TrainingConfig(steps=1_000, batch=512, learning_rate=1e-3, seed=9)
+        static=True, default=TrainingConfig(steps=1_000, batch=512, learning_rate=5e-4, warm_up=0.1, seed=9)
     )
     anchors: Anchors = eqx.field(static=True, default=PLAZA)
     grid: tuple[int, int, int] = eqx.field(static=True, default=(4, 4, 4))
@@ -71,8 +70,8 @@ class Odometry(AbstractRecurrentTask):
     num_controls: int = eqx.field(static=True, default=2)
     time_step: float | None = eqx.field(static=True, default=None)
     horizon: int = eqx.field(static=True, default=60)
-    unroll: int = eqx.field(static=True, default=10)
-    groups: int = eqx.field(static=True, default=4)
+    unroll: int = eqx.field(static=True, default=1)
+    groups: int = eqx.field(static=True, default=16)
 
     def __post_init__(self) -> None:
         self.sensors = dict.fromkeys(self.anchors.names, 1)
@@ -120,15 +119,9 @@ class Odometry(AbstractRecurrentTask):
         prior = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (n, *x.shape)), prior)
         return Series(prior, states, Step(elapsed, control, values, present))
 
-    def loss(self, network: Any, piece: tuple[Components, Step, Array]) -> Float[Array, ""]:
-        """As for every filter, with the density of the heading on the circle."""
-
-        def one(belief: Components, given: tuple[Step, Array]) -> tuple[Components, Array]:
-            step, state = given
-            belief = network(self.problem(belief, step))
-            return belief, on_circle(belief.log_prob, state[..., None, :], (HEADING,))[..., 0]
-
-        return -jnp.mean(bounded(jax.lax.scan(one, piece[0], piece[1:])[1]))
+    def log_score(self, belief: Components, states: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+        """Log density at the true states, of the heading on the circle."""
+        return on_circle(belief.log_prob, states[..., None, :], (HEADING,))[..., 0]
 
     def system(self, prior: GaussianMixture) -> System:
         def move(x: Array, dt: Array, control: Array) -> dist.Distribution:

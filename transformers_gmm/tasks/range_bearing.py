@@ -77,14 +77,14 @@ class RangeBearing(AbstractRecurrentTask):
         ),
     )  # fmt: skip
     training: TrainingConfig = eqx.field(
-        static=True, default=TrainingConfig(steps=1_000, batch=4096, learning_rate=2e-3, seed=4)
+        static=True, default=TrainingConfig(steps=1_000, batch=1024, learning_rate=5e-4, warm_up=0.1, seed=4)
     )
     sensors: dict[str, int] = eqx.field(static=True, default_factory=lambda: {"range": 1, "bearing": 1})
     num_controls: int = eqx.field(static=True, default=0)
     time_step: float | None = eqx.field(static=True, default=1.0)
     horizon: int = eqx.field(static=True, default=100)
-    unroll: int = eqx.field(static=True, default=10)
-    groups: int = eqx.field(static=True, default=4)
+    unroll: int = eqx.field(static=True, default=1)
+    groups: int = eqx.field(static=True, default=16)
     dropout: float = eqx.field(static=True, default=0.1)
     random_priors: float = eqx.field(static=True, default=0.5)
 
@@ -149,7 +149,7 @@ class RangeBearing(AbstractRecurrentTask):
     def problem(self, previous: Components, step: Step) -> Problem:
         predicted = chosen(step.elapsed > 0, moved(previous, MATRIX, NOISE), previous)
         base = _updated(predicted, step)
-        tokens = {name: _token(step, name)[..., None, :] for name in ("range", "bearing")}
+        tokens = {name: value_token(step.values[name][..., 0], name)[..., None, :] for name in ("range", "bearing")}
         return Problem(
             base,
             base.mean,
@@ -191,8 +191,8 @@ def _updated(belief: Components, step: Step) -> Components:
     )
 
 
-def _token(step: Step, name: str) -> Array:
-    value = step.values[name][..., 0]
+def value_token(value: Array, name: str) -> Array:
+    """What the network sees of a value of the sensor of that name, (..., 3)."""
     if name == "bearing":
         return jnp.stack([jnp.sin(value), jnp.cos(value), value / 3], axis=-1)
     return jnp.stack([value / 5, jnp.log1p(jnp.maximum(value, 0)), jnp.exp(-value)], axis=-1)

@@ -38,14 +38,14 @@ class RangeTracking(AbstractRecurrentTask):
         ),
     )  # fmt: skip
     training: TrainingConfig = eqx.field(
-        static=True, default=TrainingConfig(steps=1_000, batch=4096, learning_rate=2e-3, seed=3)
+        static=True, default=TrainingConfig(steps=1_000, batch=1024, learning_rate=1e-3, warm_up=0.1, seed=3)
     )
     sensors: dict[str, int] = eqx.field(static=True, default_factory=lambda: dict.fromkeys(ranges.NAMES, 1))
     num_controls: int = eqx.field(static=True, default=0)
     time_step: float | None = eqx.field(static=True, default=1.0)
     horizon: int = eqx.field(static=True, default=40)
-    unroll: int = eqx.field(static=True, default=8)
-    groups: int = eqx.field(static=True, default=4)
+    unroll: int = eqx.field(static=True, default=1)
+    groups: int = eqx.field(static=True, default=16)
 
     def simulate(self, key: jax.Array, n: int) -> Series:
         keys = jax.random.split(key, 4)

@@ -17,6 +17,7 @@ TASKS = {
     "growth": "transformers_gmm.tasks.growth:Growth",
     "beacons": "transformers_gmm.tasks.beacons:Beacons",
     "range_bearing": "transformers_gmm.tasks.range_bearing:RangeBearing",
+    "fusion_update": "transformers_gmm.tasks.fusion_update:FusionUpdate",
     "range_tracking": "transformers_gmm.tasks.range_tracking:RangeTracking",
     "volatility": "transformers_gmm.tasks.volatility:Volatility",
     "odometry": "transformers_gmm.tasks.odometry:Odometry",

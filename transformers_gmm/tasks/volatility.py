@@ -46,14 +46,14 @@ class Volatility(AbstractRecurrentTask):
         ),
     )  # fmt: skip
     training: TrainingConfig = eqx.field(
-        static=True, default=TrainingConfig(steps=1_000, batch=1024, learning_rate=1e-3, seed=5)
+        static=True, default=TrainingConfig(steps=1_000, batch=4096, learning_rate=3e-4, warm_up=0.1, seed=5)
     )
     sensors: dict[str, int] = eqx.field(static=True, default_factory=lambda: {"returns": NUM_RETURNS})
     num_controls: int = eqx.field(static=True, default=0)
     time_step: float | None = eqx.field(static=True, default=1.0)
     horizon: int = eqx.field(static=True, default=100)
-    unroll: int = eqx.field(static=True, default=10)
-    groups: int = eqx.field(static=True, default=4)
+    unroll: int = eqx.field(static=True, default=1)
+    groups: int = eqx.field(static=True, default=8)
 
     def simulate(self, key: jax.Array, n: int) -> Series:
         keys = jax.random.split(key, 5)

@@ -45,7 +45,7 @@ class Walker(AbstractRecurrentTask):
         ),
     )  # fmt: skip
     training: TrainingConfig = eqx.field(
-        static=True, default=TrainingConfig(steps=1_000, batch=1024, learning_rate=2e-3, seed=8)
+        static=True, default=TrainingConfig(steps=1_000, batch=1024, learning_rate=1e-3, warm_up=0.1, seed=8)
     )
     anchors: Anchors = eqx.field(static=True, default=CLUSTER)
     acceleration: float = eqx.field(static=True, default=0.5)
@@ -53,8 +53,8 @@ class Walker(AbstractRecurrentTask):
     num_controls: int = eqx.field(static=True, default=0)
     time_step: float | None = eqx.field(static=True, default=None)
     horizon: int = eqx.field(static=True, default=80)
-    unroll: int = eqx.field(static=True, default=10)
-    groups: int = eqx.field(static=True, default=4)
+    unroll: int = eqx.field(static=True, default=1)
+    groups: int = eqx.field(static=True, default=16)
 
     def __post_init__(self) -> None:
         self.sensors = dict.fromkeys(self.anchors.names, 1)
