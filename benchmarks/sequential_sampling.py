@@ -188,39 +188,40 @@ def by_stage(values: np.ndarray, digits: int) -> str:
     return ", ".join(f"{value:.{digits}f}" for value in values)
 
 
-def figure(curves: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> None:
-    """Accuracy on task 1, and the gap to the joint posterior, after each task."""
+def picture(curves: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> None:
+    """Accuracy on task 1, and the gap to the joint posterior, after each task; at least one curve."""
     import matplotlib.pyplot as plt
 
     from probinf.plots.style import CYCLE, style
 
     with style():
-        _, axes = plt.subplots(2, len(curves), figsize=(4.6 * len(curves), 5.6), squeeze=False, sharex="col")
+        figure, axes = plt.subplots(2, len(curves), figsize=(1 + 4.6 * len(curves), 6.2), squeeze=False, sharex="col")
         for column, (name, lines) in enumerate(curves.items()):
             for colour, label in zip(CYCLE, LABELS, strict=False):
                 if label not in lines:
                     continue
-                line = lines[label]
+                line, seeds = lines[label], lines[label]["seeds"]
                 stages = np.arange(1, len(line["first"]) + 1)
-                converged = max(line["r_hat"]) < _CONVERGED
-                options: Any = {
-                    "color": colour,
-                    "marker": "o",
-                    "ms": 4,
-                    "ls": "-" if converged else ":",
-                    "label": label + ("" if converged else " (R-hat ≥ 1.01)"),
-                }
-                axes[0, column].plot(stages, 100 * np.array(line["first"]), **options)
-                if line["gap"]:
-                    axes[1, column].plot(stages, line["gap"], **options)
-            seeds = max(line["seeds"] for line in lines.values())
-            title = f"{name}, {seeds} seed" + "s" * (seeds > 1)
-            axes[0, column].set(title=title, ylabel="accuracy on task 1 [%]")
+                rows = [100 * np.array(line["first"])] + [line["gap"]] * bool(line["gap"])
+                for axis, values in zip(axes[:, column], rows, strict=False):
+                    named = f"{label}, {seeds} seed" + "s" * (seeds > 1) if axis is axes[0, column] else None
+                    axis.plot(stages, values, color=colour, label=named)
+                    for stage, value, r_hat in zip(stages, values, line["r_hat"], strict=True):
+                        face = colour if r_hat < _CONVERGED else "white"
+                        axis.plot(stage, value, "o", ms=5, color=colour, markerfacecolor=face)
+            axes[0, column].set(title=name, ylabel="accuracy on task 1 [%]")
             axes[1, column].set(xlabel="tasks learnt", ylabel="posterior gap to joint", xticks=stages)
             axes[1, column].set_ylim(bottom=0)
-        axes[0, 0].legend(fontsize=8, loc="lower left")
+            axes[0, column].legend(
+                fontsize=8,
+                loc="lower center",
+                bbox_to_anchor=(0.5, 1.12),
+                ncols=2,
+                title="hollow: R-hat of 1.01 or more",
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
-        plt.savefig(path)
+        figure.savefig(path)
+        plt.close(figure)
 
 
 def curves_of(found: Runs) -> dict[str, Any]:
@@ -268,7 +269,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     if given.figure is not None:
-        figure({name: lines for name, lines in curves.items() if lines}, given.figure)
+        drawn = {name: lines for name, lines in curves.items() if lines}
+        if drawn:
+            picture(drawn, given.figure)
     return 0
 
 

@@ -34,6 +34,8 @@ SUBJECTS = {
     "distribution_transformer": "Distribution Transformer",
     "continual": "Continual learning",
     "continual_strategies": "Strategies of continual learning",
+    "sequential_sampling": "Does exact sequential Bayes forget?",
+    "accelerator": "On a GPU",
 }
 _MARKS = {True: "met", False: "**missed**", None: ""}
 
