@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -110,11 +112,37 @@ def test_the_command_writes_a_page_with_pictures_and_tables(tmp_path, capsys):
     assert float(rows[0]["average_accuracy"]) > 0.8
 
 
+@pytest.mark.slow
+def test_seeds_side_by_side_give_the_same_numbers(tmp_path):
+    start = [sys.executable, "-m", "continual.bench.command", "--strategies", "gdumb", "--seeds", "2", "--quick"]
+    for name, workers in (("one", "1"), ("two", "2")):
+        subprocess.run([*start, "--out", str(tmp_path / name), "--workers", workers], check=True, capture_output=True)
+    one, two = (json.loads((tmp_path / name / "split-digits" / "runs.json").read_text()) for name in ("one", "two"))
+    assert without_seconds(one) == without_seconds(two)
+
+
+def without_seconds(found):
+    if isinstance(found, dict):
+        return {key: without_seconds(value) for key, value in found.items() if "seconds" not in key}
+    return [without_seconds(each) for each in found] if isinstance(found, list) else found
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_ends_the_command(tmp_path, capsys):
+    folder = tmp_path / "split-digits"
+    folder.mkdir()
+    (folder / "exact-head-1.npz").write_bytes(b"broken")
+    arguments = ["--strategies", "exact-head", "--seeds", "2", "--workers", "2", "--quick", "--out", str(tmp_path)]
+    assert command.main(arguments) == 2
+    assert "a worker failed, see above; its command was" in capsys.readouterr().err
+
+
 @pytest.mark.bad_input
 def test_the_command_says_what_is_wrong(capsys, tmp_path):
     for arguments, message in (
         (["--strategies", "vlc"], "Did you mean 'vcl'"),
         (["--seeds", "0"], "--seeds: expected an integer of at least 1"),
+        (["--workers", "0"], "--workers: expected an integer of at least 1"),
         (["--benchmark", "split-mnist", "--data", str(tmp_path)], "is not there. Pass download=True"),
         (["--benchmark", "toys"], "'toys' is not a benchmark"),
     ):

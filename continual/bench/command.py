@@ -4,14 +4,16 @@
 
 Without options: all strategies on the embedded digits, one seed. The folder of `--out` holds each finished run and the
 state of the one at work: the same command after a kill goes on to the same numbers. At the end it has `report.html`,
-`runs.csv` and `runs.json`.
+`runs.csv` and `runs.json`. `--workers` trains several seeds side by side, to the same numbers.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,12 +27,13 @@ from continual.sources import SOURCES
 from continual.strategies import Training
 from continual.streams import TaskStream, permuted, rotated, split
 from probinf.arguments import positive_integer
-from probinf.errors import ProbinfError, UnknownNameError
+from probinf.errors import InferenceError, ProbinfError, UnknownNameError
 from probinf.runs.files import write
 
 _DATA = ("digits", *SOURCES)
 BENCHMARKS = tuple(f"{kind}-{name}" for kind in ("split", "permuted", "rotated") for name in _DATA)
 _DEGREES = (0, 15, 30, 45, 60)
+_MODULE = "continual.bench.command"  # this file, also where it is run as a script
 
 
 def stream(name: str, seed: int, *, scenario: str | None = None, folder: Path | None = None) -> TaskStream:
@@ -57,15 +60,16 @@ def stream(name: str, seed: int, *, scenario: str | None = None, folder: Path | 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     given = _parser().parse_args(arguments)
     try:
-        return _run(given)
+        return _run(given, arguments)
     except ProbinfError as error:
         print(f"probinf bench continual: {error}", file=sys.stderr)  # noqa: T201
         return 2
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
     names = checked(given.strategies or list(LEARNERS))
     seeds = range(given.seed, given.seed + positive_integer("--seeds", given.seeds))
     streams = {s: stream(given.benchmark, s, scenario=given.scenario, folder=given.data) for s in seeds}
@@ -76,6 +80,8 @@ def _run(given: argparse.Namespace) -> int:
     scale = Scale(first.num_classes, len(first.tasks), shape, training, given.memory)
     folder: Path = given.out / given.benchmark
     folder.mkdir(parents=True, exist_ok=True)
+    if positive_integer("--workers", given.workers) > 1 and len(seeds) > 1:
+        _side_by_side(seeds, arguments, given.workers)  # their runs are read below
     runs: list[Run] = []
     total = len(names) * len(seeds)
     for one in compared({name: learner(name, scale) for name in names}, streams, folder, progress=True):
@@ -83,6 +89,8 @@ def _run(given: argparse.Namespace) -> int:
         found = summarise(one.result)
         score = f"average accuracy {100 * found.average_accuracy:.2f} %, negative log likelihood {found.nll:.3f} nats"
         print(f"[{len(runs)}/{total}] {one.name}, seed {one.seed}: {score}, {found.seconds:.0f} s", flush=True)  # noqa: T201
+    if given.runs_only:
+        return 0
     results = by_learner(runs)
     print(as_table(results))  # noqa: T201
     write_csv(folder / "runs.csv", results)
@@ -93,6 +101,26 @@ def _run(given: argparse.Namespace) -> int:
     write(folder / "report.html", page(title, _notes(scale), results).encode())
     print(f"The report is in {folder / 'report.html'}.")  # noqa: T201
     return 0
+
+
+def _side_by_side(seeds: Sequence[int], arguments: Sequence[str], workers: int) -> None:
+    """Runs of all seeds into the folder, each seed in a process of its own: their loops are on the host."""
+    waiting, running = list(seeds), []
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                one = ["--seed", str(waiting.pop(0)), "--seeds", "1", "--workers", "1", "--runs-only"]
+                running.append(subprocess.Popen([sys.executable, "-m", _MODULE, *arguments, *one]))
+            time.sleep(0.1)
+            failed = [child.args for child in running if child.poll()]
+            if failed:
+                raise InferenceError(f"a worker failed, see above; its command was {' '.join(map(str, failed[0]))}.")
+            running = [child for child in running if child.poll() is None]
+    finally:
+        for child in running:
+            child.terminate()
+        for child in running:
+            child.wait()
 
 
 def _notes(scale: Scale) -> list[str]:
@@ -115,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", choices=("class", "task", "domain"), help="of split data; class by default")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="seeds that are trained side by side, each by a process")
+    parser.add_argument("--runs-only", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--epochs", type=int, default=5, help="passes over each task")
     parser.add_argument("--hidden", type=int, nargs="*", default=[256], help="widths of hidden layers")
     parser.add_argument("--batch", type=int, default=128)
