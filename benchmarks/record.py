@@ -55,7 +55,7 @@ class Row:
             return None
         if self.value is None or not np.isfinite(self.value):
             return False
-        return self.value <= self.target if self.better == "lower" else self.value >= self.target
+        return bool(self.value <= self.target if self.better == "lower" else self.value >= self.target)
 
     def as_dict(self) -> dict[str, Any]:
         """The row in the order of the file."""

@@ -19,6 +19,11 @@ def recorded(name: str) -> dict[str, np.ndarray]:
         return {key: file[key] for key in file.files}
 
 
+def decisions() -> np.ndarray:
+    """What the person who saw the binary series decided, (320,), 0 or 1."""
+    return np.array([float(c) for c in (DATA / "decisions.txt").read_text() if c in "01"])
+
+
 def state(**numbers):
     """Fields of a state by the short names of the list below."""
     names = {"m": "mean", "p": "precision", "w": "tonic_volatility", "r": "drift"}

@@ -1,11 +1,22 @@
 """Linear networks against the Kalman filter and exact conditioning; moment matching against brute quadrature."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probinf.predictive_coding import Enhanced, MomentMatched, Network, Standard
+from probinf.predictive_coding import (
+    Enhanced,
+    MomentMatched,
+    Network,
+    Standard,
+    Unbounded,
+    UnitSquareSigmoid,
+    filtering,
+    response_log_likelihood,
+)
 from tests.kalman import local_level_log_evidence
 
 
@@ -246,6 +257,57 @@ def test_a_batch_equals_its_entries_one_by_one(binary):
         np.testing.assert_allclose(
             one.value_and_gradient([OMEGA], data[:, k])[1][OMEGA], gradients[OMEGA][k], rtol=1e-9
         )
+
+
+@pytest.mark.parametrize("rule", [Enhanced(), Unbounded(), MomentMatched(num_points=16)])
+def test_blocks_of_a_large_batch_are_what_an_ordinary_scan_gives(rule):
+    """Three blocks in double precision, the last of which begins early; numbers, data and steps with batch axes."""
+    size, rng = 150, np.random.default_rng(2)
+    network = (
+        Network(update=rule)
+        .binary_input("u", missing="nan")
+        .continuous_state("x2")
+        .continuous_state("x3", autoconnection=0.99)
+        .value("x2", "u")
+        .volatility("x3", "x2")
+    )
+    omegas, kappas = rng.uniform(-4.0, -1.0, size), rng.uniform(0.5, 1.5, size)
+    data = np.where(rng.random((12, size)) < 0.1, np.nan, rng.integers(0, 2, (12, size)))
+    given = network.prepare(data, time_steps=rng.uniform(0.5, 2.0, (12, size)))
+
+    def total(omegas, kappas):  # traced, and so an ordinary scan
+        return jnp.sum(network.replace({OMEGA: omegas, KAPPA: kappas}).log_likelihood(given))
+
+    batch = network.replace({OMEGA: omegas, KAPPA: kappas})
+    likelihoods, gradients = batch.value_and_gradient([OMEGA, KAPPA], given)
+    slopes = jax.jit(jax.grad(total, (0, 1)))(jnp.asarray(omegas), jnp.asarray(kappas))
+    np.testing.assert_allclose(batch.log_likelihood(given), batch.filter(given).log_likelihood, rtol=1e-12)
+    np.testing.assert_allclose(likelihoods, batch.filter(given).log_likelihood, rtol=1e-12)
+    np.testing.assert_allclose([gradients[OMEGA], gradients[KAPPA]], slopes, rtol=1e-8, atol=1e-10)
+
+
+def test_batches_go_through_native_code_only_where_the_emitter_takes_them(binary):
+    """Sums over a grid of points are beyond it once they are large: compilation would fail, in single precision too."""
+    batch = binary.replace({OMEGA: np.linspace(-4.0, -1.0, 150)})
+
+    def is_native(update) -> bool:
+        plan = dataclasses.replace(batch.plan(), nodes=tuple(n._replace(update=update) for n in batch.plan().nodes))
+        lowered = filtering._native.lower(
+            filtering._accumulate, plan, (), batch.numbers(), batch.prepare(OUTCOMES), None, None
+        )
+        return "xla_cpu_small_call" in lowered.as_text()
+
+    assert is_native(Enhanced())
+    assert not is_native(MomentMatched())
+
+
+def test_blocks_of_responses_are_what_an_ordinary_scan_gives(binary):
+    size, rng = 150, np.random.default_rng(3)
+    batch = binary.replace({OMEGA: rng.uniform(-4.0, -1.0, size)})
+    given, sigmoid = batch.prepare(OUTCOMES), UnitSquareSigmoid("u", rng.uniform(1.0, 4.0, size))
+    rows = jnp.asarray(rng.integers(0, 2, (30, size)).astype(float)), jnp.asarray(rng.random((30, size)) < 0.9)
+    ordinary = jax.jit(lambda b, r: response_log_likelihood(b, r, given, rows))(batch, sigmoid)
+    np.testing.assert_allclose(response_log_likelihood(batch, sigmoid, given, rows), ordinary, rtol=1e-12)
 
 
 def test_networks_of_one_shape_share_what_was_compiled(binary):

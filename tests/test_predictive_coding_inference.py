@@ -172,6 +172,13 @@ def test_the_published_response_likelihood_is_reproduced():
     assert float(jnp.exp(-surprise)) == pytest.approx(0.0807062, rel=1e-5)
 
 
+def test_a_persons_decisions_have_the_published_surprise():
+    """138.8992 in pyhgf's introduction, in single precision: two levels at its defaults, inverse temperature 4."""
+    network = binary_hgf(2, mode="mean-field").replace({OMEGA: -4.0})
+    total = response_log_likelihood(network, UnitSquareSigmoid("u", 4.0), OUTCOMES, reference.decisions())
+    assert -float(total) == pytest.approx(138.8992, abs=1e-4)
+
+
 def test_response_models_are_normalised_and_skip_missing_responses():
     network = two_armed_bandit()
     data = {"left": OUTCOMES[:30], "right": np.where(np.arange(30) % 2, 1 - OUTCOMES[:30], np.nan)}

@@ -260,6 +260,11 @@ def test_lambert_w_is_accurate_and_has_its_derivative():
     h = 1e-6
     quotient = (lambert_w_of_exp(jnp.asarray(0.7 + h)) - lambert_w_of_exp(jnp.asarray(0.7 - h))) / (2 * h)
     assert float(slope) == pytest.approx(float(quotient), rel=1e-8)
+    x = np.concatenate([np.linspace(-80.0, 80.0, 2001), np.geomspace(80.0, 1e15, 500)]).astype(np.float32)
+    exact = scipy.special.wrightomega(x.astype(float))
+    with jax.enable_x64(False):
+        error = np.abs(np.asarray(lambert_w_of_exp(jnp.asarray(x))) / exact - 1.0)
+    assert np.all(error < 2.5 * np.finfo(np.float32).eps * (1.0 + np.abs(x) / (1.0 + exact)))  # that of rounding x
 
 
 def test_the_graph_is_drawn_with_every_node_and_strength():

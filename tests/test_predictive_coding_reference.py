@@ -1,5 +1,6 @@
 """Trajectories of pyhgf 0.3.2 and published check values, reproduced."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -153,6 +154,20 @@ def test_volatility_updates_have_their_published_accuracy(rule):
     run = network.filter(np.array([list(expected)], float))
     found = np.stack([run["x2"].mean[0], run["x2"].precision[0]], axis=1)
     assert np.all(np.abs(found - np.array(list(expected.values()))) < 6e-4 * np.maximum(1.0, np.abs(found)))
+
+
+def test_gradients_of_the_unbounded_update_stay_finite_after_any_surprise():
+    """The variance at the first of its expansions overflows here; that expansion has no share in the posterior."""
+    names, series = ["x1.tonic_volatility", "x2.tonic_volatility"], np.array([[50.0, 1e3, 2e3], [45.0, 900.0, 1.8e3]])
+    network = precise(Unbounded())
+    slopes = network.value_and_gradient(names, series)[1]
+    with jax.enable_x64(False):
+        single = network.value_and_gradient(names, series)[1]
+    for name in names:
+        at, h = network.parameters()[name], 1e-4
+        up, down = (network.replace({name: at + shift}).log_likelihood(series) for shift in (h, -h))
+        np.testing.assert_allclose(slopes[name], (up - down) / (2 * h), rtol=1e-4)
+        np.testing.assert_allclose(single[name], slopes[name], rtol=1e-4)
 
 
 def test_the_standard_rule_breaks_down_where_it_is_known_to_and_says_so():

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 from probinf.arguments import positive_integer
 from probinf.errors import ArgumentError, DataError, ModelError
 from probinf.predictive_coding.door import Data
-from probinf.predictive_coding.evidence import next_temperature
 from probinf.predictive_coding.filtering import Traces, advance, batch_shape, begin
 from probinf.predictive_coding.nodes import BinaryInput, ContinuousInput
 from probinf.predictive_coding.plan import Numbers, Plan
@@ -26,6 +25,7 @@ from probinf.predictive_coding.stream import conditional, emission
 from probinf.random import as_key
 from probinf.transformations.population import log_mean_exp
 from probinf.transformations.resampling import effective_sample_size
+from probinf.transformations.tempering import next_inverse_temperature
 
 if TYPE_CHECKING:
     from probinf.predictive_coding.network import Network
@@ -170,7 +170,7 @@ def _fitted(log_target: Callable, key: Array, mean: Array, variance: Array, num:
     zero = jnp.zeros((), mean.dtype)
 
     def moments(x: Array, log_weights: Array, share: float) -> tuple[Array, Array, Array]:
-        beta = next_temperature(log_weights, zero, share)
+        beta, _ = next_inverse_temperature(log_weights, zero, share)
         weights = jax.nn.softmax(jnp.where(log_weights > -jnp.inf, beta * log_weights, -jnp.inf))
         centre = weights @ x
         return centre, weights @ (x - centre[None]) ** 2, beta

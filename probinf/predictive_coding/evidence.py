@@ -20,12 +20,13 @@ from probinf.predictive_coding.fitting import check_addresses, prepared, subject
 from probinf.predictive_coding.responses import AbstractResponse
 from probinf.random import as_key
 from probinf.transformations.population import log_mean_exp
-from probinf.transformations.resampling import effective_sample_size, systematic_ancestors
+from probinf.transformations.resampling import systematic_ancestors
+from probinf.transformations.tempering import next_inverse_temperature
 
 if TYPE_CHECKING:
     from probinf.predictive_coding.network import Network
 
-_BISECTIONS = 50
+_SHARE = 0.5  # of the living particles, to which the effective sample size may fall between two temperatures
 _MOST_TEMPERATURES = 200
 _ACCEPTANCE = 0.3  # near the best rates of random walks in one to five dimensions (Roberts, Gelman & Gilks 1997)
 
@@ -173,7 +174,9 @@ def _tempered(sizes: tuple[int, int], subjects: int, priors: dict, operands: tup
 
     def advance(key: Array, state: _State) -> _State:
         key_resample, key_moves = jax.random.split(key)
-        beta = jax.vmap(next_temperature, in_axes=(1, 0))(state.log_likelihood, state.inverse_temperature)
+        beta, _ = jax.vmap(next_inverse_temperature, in_axes=(1, 0, None))(
+            state.log_likelihood, state.inverse_temperature, _SHARE
+        )
         rise = (beta - state.inverse_temperature)[None]
         log_weights = jnp.where(rise > 0.0, rise * state.log_likelihood, jnp.zeros_like(state.log_likelihood))
         log_z = state.log_evidence + jax.vmap(log_mean_exp, in_axes=1)(log_weights)
@@ -223,23 +226,6 @@ def _tempered(sizes: tuple[int, int], subjects: int, priors: dict, operands: tup
         )
 
     return jax.lax.map(one, keys)
-
-
-def next_temperature(
-    log_likelihood: Float[Array, " particles"], beta: Float[Array, ""], share: float = 0.5
-) -> Float[Array, ""]:
-    """Where the effective sample size has fallen to a share of the living particles, by bisection; at most 1."""
-    wanted = share * jnp.sum(jnp.isfinite(log_likelihood)).astype(beta.dtype)
-
-    def halve(_: Any, interval: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = interval
-        middle = 0.5 * (low + high)
-        enough = effective_sample_size((middle - beta) * log_likelihood) >= wanted
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-    low, _ = jax.lax.fori_loop(0, _BISECTIONS, halve, (beta, jnp.ones_like(beta)))
-    whole = effective_sample_size((1.0 - beta) * log_likelihood) >= wanted
-    return jnp.where(whole | (beta >= 1.0), jnp.ones_like(beta), low)
 
 
 def _root(log_weights: Float[Array, " particles"], x: Float[Array, "particles dim"]) -> Float[Array, "dim dim"]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from probinf.kernels.native import as_native
+from probinf.kernels.native import as_native, primitives_of
 from probinf.predictive_coding import composites, faults
+from probinf.predictive_coding.blocks import over_blocks
 from probinf.predictive_coding.door import Data, prepare
+from probinf.predictive_coding.forward_mode import value_and_slopes
 from probinf.predictive_coding.plan import Numbers, Plan
 from probinf.predictive_coding.prediction import Carry
 from probinf.predictive_coding.run import NetworkRun
@@ -21,6 +22,15 @@ from probinf.representations.concrete import is_concrete
 
 if TYPE_CHECKING:
     from probinf.predictive_coding.network import Network
+
+
+#: Axes of numbers, data, response models and responses without a batch.
+_OWN_AXES = (0, 1, 0, 1)
+#: What the native emitter does not take of large arrays, and gains nothing with.
+_NOT_ELEMENTWISE = frozenset({
+    "argmax", "argmin", "conv_general_dilated", "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "dot_general",
+    "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum",
+})  # fmt: skip
 
 
 class Traces:
@@ -96,8 +106,9 @@ def total(
 ) -> jax.Array:
     """Sum over time of the log predictive densities, or of the log probabilities of responses; shape (*batch,).
 
-    Called with arrays on a CPU, the whole scan is one native function: as separate calls its few dozen operations would
-    take many times as long. Inside other traced code it stays an ordinary scan.
+    Called with arrays on a CPU, the whole scan is one native function, through which a batch goes in blocks: as
+    separate calls its few dozen operations would take many times as long. Inside other traced code it stays an ordinary
+    scan.
 
     Args:
         plan: shape of the network.
@@ -107,8 +118,8 @@ def total(
         rows: responses and flags (None: all given), (T,) or (T, B).
         names: of the nodes, for the response model.
     """
-    run = _native_total if may_be_native(plan, numbers, data, (response, rows)) else _total
-    return run(plan, names, numbers, data, response, rows)
+    arrays = (numbers, data, response, rows)
+    return _native(_accumulate, plan, names, *arrays) if may_be_native(plan, arrays) else _total(plan, names, *arrays)
 
 
 def total_and_gradient(
@@ -119,18 +130,18 @@ def total_and_gradient(
     A place is a node's index with a field, or an edge's index with `""`. Batch entries are independent, so one tangent
     for each place gives the gradients of a whole batch, each of shape (*batch,).
     """
-    run = _native_gradient if may_be_native(plan, numbers, data, None) else _gradient
-    return run(plan, places, numbers, data)
+    arrays = (numbers, data)
+    if may_be_native(plan, arrays):
+        return _native(_differentiate, plan, places, *arrays)
+    return _gradient(plan, places, *arrays)
 
 
-def may_be_native(plan: Plan, numbers: Numbers, data: Data, rest: Any) -> bool:
-    """Whether this is one series of plain arithmetic, which the native emitter is known to compile, on a CPU.
+def may_be_native(plan: Plan, arrays: Any) -> bool:
+    """Whether this is plain arithmetic, which the native emitter is known to compile, on a CPU.
 
-    Inside traced code it is not tried (the emitter refuses constants), and batches gain nothing.
+    Inside traced code it is not tried: the emitter refuses constants.
     """
-    if jax.default_backend() != "cpu" or plan.composites or not is_concrete(numbers, data, rest):
-        return False
-    return batch_shape(plan, numbers, data) == () and all(np.ndim(leaf) <= 1 for leaf in jax.tree.leaves(rest))
+    return jax.default_backend() == "cpu" and not plan.composites and is_concrete(arrays)
 
 
 def _accumulate(
@@ -138,8 +149,7 @@ def _accumulate(
 ) -> jax.Array:
     Traces.count += 1
     numbers, carry = begin(plan, numbers, data)
-    beside = [jnp.shape(leaf)[1:] for leaf in jax.tree.leaves(rows)] + [jnp.shape(x) for x in jax.tree.leaves(response)]
-    batch = jnp.broadcast_shapes(batch_shape(plan, numbers, data), *beside)
+    batch = _joint_batch(plan, numbers, data, response, rows)
 
     def one(carry: tuple[Carry, jax.Array], row: tuple[Data, Any]) -> tuple[tuple[Carry, jax.Array], None]:
         belief, outcome = advance(plan, numbers, carry[0], row[0])
@@ -164,11 +174,7 @@ def _differentiate(
         return _accumulate(plan, (), _with(numbers, places, chosen), data)
 
     at = tuple(numbers.nodes[i][field] if field else numbers.strengths[i] for i, field in places)
-    found: list[tuple[jax.Array, jax.Array]] = []
-    for k in range(len(places)):
-        tangents = tuple(jnp.ones_like(x) if j == k else jnp.zeros_like(x) for j, x in enumerate(at))
-        found.append(jax.jvp(value, (at,), (tangents,)))
-    return found[0][0], tuple(tangent for _, tangent in found)
+    return value_and_slopes(value, at)
 
 
 def _with(numbers: Numbers, places: tuple, chosen: tuple) -> Numbers:
@@ -185,14 +191,25 @@ _total = functools.partial(jax.jit, static_argnums=(0, 1))(_accumulate)
 _gradient = functools.partial(jax.jit, static_argnums=(0, 1))(_differentiate)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _native_total(plan: Plan, names: tuple[str, ...], *arrays: Any) -> jax.Array:
-    return as_native(lambda *inner: _accumulate(plan, names, *inner))(*arrays)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _native(function: Callable, plan: Plan, chosen: tuple, *arrays: Any) -> Any:
+    """`function(plan, chosen, *arrays)` as one native function; a batch goes through it block by block."""
+
+    def run(*inner: Any) -> Any:
+        return function(plan, chosen, *inner)
+
+    batch = _joint_batch(plan, *arrays)
+    if not batch:
+        return as_native(run)(*arrays)
+    if primitives_of(jax.make_jaxpr(run)(*arrays).jaxpr) & _NOT_ELEMENTWISE:
+        return run(*arrays)
+    return over_blocks(as_native(run), batch[0], arrays, _OWN_AXES[: len(arrays)])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _native_gradient(plan: Plan, places: tuple, *arrays: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return as_native(lambda *inner: _differentiate(plan, places, *inner))(*arrays)
+def _joint_batch(plan: Plan, numbers: Numbers, data: Data, response: Any = None, rows: Any = None) -> tuple[int, ...]:
+    """() or (B,), from the response model and the responses too."""
+    beside = [jnp.shape(leaf)[1:] for leaf in jax.tree.leaves(rows)] + [jnp.shape(x) for x in jax.tree.leaves(response)]
+    return jnp.broadcast_shapes(batch_shape(plan, numbers, data), *beside)
 
 
 def advance(plan: Plan, numbers: Numbers, carry: Carry, row: Data, *, flagged: bool = False) -> tuple[Carry, Outcome]:

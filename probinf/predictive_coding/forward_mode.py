@@ -11,6 +11,24 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 
+def value_and_slopes(function: Callable[[tuple], Any], x: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """`function(x)`, an array (*batch,) that is elementwise in each of the arrays x, and its derivatives by them.
+
+    All tangents go through in one pass, which computes the function once.
+    """
+    if len(x) == 1:  # as an axis, even one tangent would cost a tenth of the time of one series
+        value, slope = jax.jvp(function, (x,), ((jnp.ones_like(x[0]),),))
+        return value, (slope,)
+    # Written with comparisons: the native emitter does not take array constants.
+    place = jnp.arange(len(x))
+    basis = tuple(
+        jnp.broadcast_to((place == k).astype(a.dtype).reshape((len(x),) + (1,) * a.ndim), (len(x), *a.shape))
+        for k, a in enumerate(x)
+    )
+    value, slopes = jax.vmap(lambda t: jax.jvp(function, (x,), (t,)), out_axes=(None, 0))(basis)
+    return value, tuple(slopes[k] for k in range(len(x)))
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def by_forward_mode(function: Callable[[Any, Any], Any], x: tuple[Any, ...], rest: Any) -> Any:
     """The result of `function(x, rest)`, an array (*batch,) that is elementwise in each of the arrays x, all (*batch,).
@@ -23,14 +41,7 @@ def by_forward_mode(function: Callable[[Any, Any], Any], x: tuple[Any, ...], res
 
 def _rule(function: Callable[[Any, Any], Any], primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     (x, rest), (dx, drest) = primals, tangents
-    # Written with comparisons: the native emitter does not take array constants.
-    count = len(x)
-    place = jnp.arange(count)
-    basis = tuple(
-        jnp.broadcast_to((place == k).astype(a.dtype).reshape((count,) + (1,) * a.ndim), (count, *a.shape))
-        for k, a in enumerate(x)
-    )
-    value, slopes = jax.vmap(lambda t: jax.jvp(lambda y: function(y, rest), (x,), (t,)), out_axes=(None, 0))(basis)
+    value, slopes = value_and_slopes(lambda y: function(y, rest), x)
     tangent = jnp.zeros_like(value)
     for k, d in enumerate(dx):
         if not isinstance(d, SymbolicZero):

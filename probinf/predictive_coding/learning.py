@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from probinf.predictive_coding.couplings import VALUE, VOLATILITY, apply
 from probinf.predictive_coding.plan import EdgePlan, Numbers, Plan
 from probinf.predictive_coding.prediction import Carry, Prediction, scaled
+from probinf.predictive_coding.reciprocal import reciprocal
 from probinf.predictive_coding.rules import Evidence, ValueEvidence, VolatilityEvidence
 
 #: No posterior precision exceeds this.
@@ -62,7 +63,7 @@ def learn(
 
 
 def _binary(prediction: Prediction, value: Any, flag: Any) -> Learnt:
-    error = (value - prediction.mean) / prediction.precision
+    error = (value - prediction.mean) * reciprocal(prediction.precision)
     return Learnt(value, prediction.precision, error, None, None, flag)
 
 
@@ -72,13 +73,13 @@ def _continuous_input(
     noise, error = numbers.nodes[i]["precision"], value - prediction.mean
     if plan.mode == "cavity":  # the marginal likelihood of the value: its own variance and the value parents'
         spread = error**2
-        precision = 1.0 / (1.0 / prediction.precision + sum(prediction.parts, 0.0))
+        precision = reciprocal(reciprocal(prediction.precision) + sum(prediction.parts, 0.0))
     else:
         own = noise
         if plan.nodes[i].noise == "multiplicative":
             parents = [found[e.parent].precision for e in plan.parents(i, VALUE) if e.parent in found]
             own = sum(parents) / len(parents) if parents else noise
-        spread, precision = 1.0 / own + error**2, prediction.precision
+        spread, precision = reciprocal(own) + error**2, prediction.precision
     volatility_error = _shared(plan, i, precision * spread - 1.0)
     return Learnt(value, noise, error, volatility_error, spread, flag)
 
@@ -121,13 +122,14 @@ def _state(
         sound = (new_precision > 0.0) & jnp.isfinite(new_precision) & jnp.isfinite(new_mean)
         # An unsound posterior is flagged; in its place stands the prediction, so that what follows stays finite.
         mean = jnp.where(sound, new_mean, mean)
-        precision = jnp.minimum(jnp.where(sound, new_precision, precision), MAX_PRECISION)
+        precision = jnp.where(sound, new_precision, precision)
+        precision = jnp.where(precision > MAX_PRECISION, MAX_PRECISION, precision)
     if plan.switches.aged_when_missing and seen is not None:
         aged = _aged(plan, numbers, carry, dt, i)
         precision = aged if seen is False else jnp.where(seen, precision, aged)
         seen = None  # what follows treats the state as observed
     error = mean - prediction.mean
-    spread = 1.0 / precision + error**2
+    spread = reciprocal(precision) + error**2
     shared = _shared(plan, i, prediction.precision * spread - 1.0)
     return Learnt(mean, precision, error, shared, spread, seen, sound, attempt)
 
@@ -136,7 +138,7 @@ def _aged(plan: Plan, numbers: Numbers, carry: Carry, dt: Any, i: int) -> Any:
     exponent = numbers.nodes[i]["tonic_volatility"]
     for e in plan.parents(i, VOLATILITY):
         exponent = exponent + numbers.strengths[e.index] * carry.means[plan.states.index(e.parent)]
-    return 1.0 / (1.0 / carry.precisions[plan.states.index(i)] + scaled(dt, jnp.exp(exponent)))
+    return reciprocal(reciprocal(carry.precisions[plan.states.index(i)]) + scaled(dt, jnp.exp(exponent)))
 
 
 def _any(flags: list[Any]) -> Any:
@@ -161,28 +163,32 @@ def value_evidence(
         for sibling in (siblings[k] for k in others):
             drive = apply(sibling.function, predictions[sibling.parent].mean)
             offset = offset + numbers.strengths[sibling.index] * drive
-        variance = child.precision
+        pull = learnt.mean - child.mean  # the variance times the error, which was divided by it
         return ValueEvidence(
-            strength, e.function, variance, variance, learnt.value_error, learnt.observed, learnt.mean, offset
+            strength, e.function, child.precision, pull, learnt.value_error, learnt.observed, learnt.mean, offset
         )
     other_parts = sum((child.parts[k] for k in others), 0.0)
     if kind == "continuous input":
-        weight = 1.0 / (1.0 / child.precision + other_parts) if plan.mode == "cavity" else child.precision
-        return ValueEvidence(strength, e.function, weight, weight, learnt.value_error, learnt.observed)
+        weight = reciprocal(reciprocal(child.precision) + other_parts) if plan.mode == "cavity" else child.precision
+        return ValueEvidence(
+            strength, e.function, weight, weight * learnt.value_error, learnt.value_error, learnt.observed
+        )
     if plan.mode == "mean-field":
         weight = child.precision
-        return ValueEvidence(strength, e.function, weight, weight, learnt.value_error, learnt.observed)
+        return ValueEvidence(
+            strength, e.function, weight, weight * learnt.value_error, learnt.value_error, learnt.observed
+        )
     evidence = learnt.precision - child.precision
     cavity = child.conditional
     if plan.mode == "cavity":
-        cavity = 1.0 / (1.0 / child.conditional + other_parts)
+        cavity = reciprocal(reciprocal(child.conditional) + other_parts)
         strength = scaled(dt, strength)
-    total = cavity + evidence
+    share = cavity * reciprocal(cavity + evidence)
     return ValueEvidence(
         strength,
         e.function,
-        cavity * evidence / total,
-        cavity * learnt.precision / total,
+        share * evidence,
+        share * learnt.precision * learnt.value_error,
         learnt.value_error,
         learnt.observed,
     )
@@ -209,7 +215,7 @@ def _volatility_evidence(
         share = sum(child.parts, 0.0)
         carried = carried + share
         if not state:
-            widened = 1.0 / (1.0 / precision + share)
+            widened = reciprocal(reciprocal(precision) + share)
             effective, precision = effective * widened / precision, widened
     return VolatilityEvidence(
         numbers.strengths[e.index],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -296,6 +297,10 @@ class Network(eqx.Module):
         Raises:
             ModelError: an input without value parents, or another part that is missing.
         """
+        return self._plan
+
+    @functools.cached_property
+    def _plan(self) -> Plan:
         check_whole(self)
         place = {node.name: i for i, node in enumerate(self.nodes)}
         edges = tuple(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from probinf.predictive_coding.couplings import VALUE, VOLATILITY, apply, slope
 from probinf.predictive_coding.plan import EdgePlan, Numbers, Plan
+from probinf.predictive_coding.reciprocal import reciprocal
 
 #: Predicted probabilities of binary inputs stay this far from 0 and 1.
 PROBABILITY_CLIP = 1e-6
@@ -88,7 +89,7 @@ def _spread(
     """Slopes with respect to the value parents, and the variance each adds to first order."""
     slopes = tuple(scaled(dt, numbers.strengths[e.index] * slope(e.function, found[e.parent].mean)) for e in edges)
     parts = tuple(
-        0.0 if found[e.parent].precision is None else s**2 / found[e.parent].precision
+        0.0 if found[e.parent].precision is None else s**2 * reciprocal(found[e.parent].precision)
         for e, s in zip(edges, slopes, strict=True)
     )
     return slopes, parts
@@ -100,7 +101,7 @@ def volatility_terms(plan: Plan, numbers: Numbers, found: dict[int, Prediction],
     for e in plan.parents(i, VOLATILITY):
         k, parent = numbers.strengths[e.index], found[e.parent]
         term = k * parent.mean
-        terms.append(term if plan.mode == "mean-field" else term + 0.5 * k**2 / parent.precision)
+        terms.append(term if plan.mode == "mean-field" else term + 0.5 * k**2 * reciprocal(parent.precision))
     return tuple(terms)
 
 
@@ -113,19 +114,20 @@ def _state(plan: Plan, numbers: Numbers, carry: Carry, found: dict[int, Predicti
     terms = volatility_terms(plan, numbers, found, i)
     exponent = sum(terms, own["tonic_volatility"])
     gained = scaled(dt, jnp.exp(exponent))
-    carried = (1.0 if plan.switches.full_carry else autoconnection**2) / precision
-    conditional = 1.0 / (carried + gained)
+    carried = (1.0 if plan.switches.full_carry else autoconnection**2) * reciprocal(precision)
+    conditional = reciprocal(carried + gained)
     slopes, parts = _spread(edges, numbers, found, dt)
     if plan.mode == "mean-field" or not edges:
         marginal = conditional
     else:
-        marginal = 1.0 / (carried + gained + sum(parts, 0.0))
+        marginal = reciprocal(carried + gained + sum(parts, 0.0))
     return Prediction(mean, marginal, conditional, gained * marginal, exponent, terms, carried, slopes, parts)
 
 
 def _binary(plan: Plan, numbers: Numbers, found: dict[int, Prediction], i: int) -> Prediction:
     edges = plan.parents(i, VALUE)
-    probability = jnp.clip(jax.nn.sigmoid(_drive(edges, numbers, found)), PROBABILITY_CLIP, 1.0 - PROBABILITY_CLIP)
+    free = jax.nn.sigmoid(_drive(edges, numbers, found))
+    probability = jax.lax.clamp(PROBABILITY_CLIP, free, 1.0 - PROBABILITY_CLIP)
     return Prediction(probability, probability * (1.0 - probability))
 
 
@@ -143,5 +145,5 @@ def _continuous_input(plan: Plan, numbers: Numbers, found: dict[int, Prediction]
         return Prediction(mean, precision, precision, 1.0, exponent, terms, 0.0, slopes, parts)
     exponent = sum(terms[1:], terms[0])
     gained = jnp.exp(exponent)
-    precision = 1.0 / (1.0 / noise + gained)
+    precision = reciprocal(1.0 / noise + gained)
     return Prediction(mean, precision, precision, gained * precision, exponent, terms, 1.0 / noise, slopes, parts)

@@ -18,8 +18,8 @@ class ValueEvidence(NamedTuple):
     Attributes:
         strength: alpha, times the step length where the child's value changes at a rate.
         function: g, or None.
-        weight, gain: w and G: precision, and factor of the error, with which the child counts.
-        error: the child's value prediction error.
+        weight, pull: w and G delta: precision with which the child counts, and its error times such a precision.
+        error: the child's value prediction error delta.
         observed: None (always), or an array of flags.
         outcome, offset: of a binary child, its value and the logit without this parent; None for others.
     """
@@ -27,7 +27,7 @@ class ValueEvidence(NamedTuple):
     strength: Any
     function: Callable | None
     weight: Any
-    gain: Any
+    pull: Any
     error: Any
     observed: Any
     outcome: Any = None
@@ -115,7 +115,7 @@ def value_pull(values: tuple[ValueEvidence, ...], at: Any) -> Any:
     """Precision-weighted errors of the value children."""
     total = 0.0
     for v in values:
-        total = total + masked(v.strength * slope(v.function, at) * v.gain * v.error, v.observed)
+        total = total + masked(v.strength * slope(v.function, at) * v.pull, v.observed)
     return total
 
 

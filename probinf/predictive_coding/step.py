@@ -97,7 +97,7 @@ def step(
 def _belief(plan: Plan, i: int, prediction: Prediction, learnt: Learnt) -> NodeBelief:
     if plan.nodes[i].kind == "binary input":
         p = prediction.mean
-        surprise = -jnp.where(learnt.mean > 0.5, jnp.log(p), jnp.log1p(-p))
+        surprise = -jnp.log(jnp.where(learnt.mean > 0.5, p, 1.0 - p))
     else:
         surprise = gaussian_surprise(learnt.value_error, 1.0 / prediction.precision)
     if i in plan.leaves and learnt.observed is not None:

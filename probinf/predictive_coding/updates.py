@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from probinf.claims import Claim
+from probinf.predictive_coding.reciprocal import reciprocal
 from probinf.predictive_coding.rules import (
     AbstractUpdate,
     Evidence,
@@ -35,7 +37,7 @@ class Standard(AbstractUpdate):
             precision = precision + masked(term, v.observed)
             pull = pull + masked(0.5 * scaled * v.error, v.observed)
         # Where the precision is invalid the mean is of no use; it must only not divide by zero.
-        return evidence.mean + pull / jnp.where(precision > 0.0, precision, evidence.precision), precision
+        return evidence.mean + pull * reciprocal(jnp.where(precision > 0.0, precision, evidence.precision)), precision
 
     def claim(self, evidence_is_linear: bool) -> Claim:
         return Claim.EXACT if evidence_is_linear else Claim.APPROXIMATE
@@ -54,7 +56,7 @@ class Enhanced(AbstractUpdate):
         pull = value_pull(evidence.values, evidence.before)
         for v in evidence.volatilities:
             pull = pull + masked(0.5 * v.strength * v.effective_precision * v.error, v.observed)
-        mean = evidence.mean + pull / evidence.precision
+        mean = evidence.mean + pull * reciprocal(evidence.precision)
         precision = evidence.precision + value_precision(evidence.values, mean)
         for v in evidence.volatilities:
             precision = precision + masked(_increment(v, mean), v.observed)
@@ -67,7 +69,7 @@ class Enhanced(AbstractUpdate):
 def _increment(v: VolatilityEvidence, mean: Any) -> Any:
     """Curvature of the child's log density at the parent's new mean, at least 0."""
     gained = jnp.exp(v.exponent + v.strength * mean)
-    precision = 1.0 / (v.carried + gained)
+    precision = reciprocal(v.carried + gained)
     error, effective = v.spread * precision - 1.0, gained * precision
     increment = 0.5 * v.strength**2 * effective * (effective + (gained - v.carried) * precision * error)
-    return jnp.maximum(increment, 0.0)
+    return jax.nn.relu(increment)
