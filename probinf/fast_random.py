@@ -15,9 +15,10 @@ def fast_key(seed: int) -> jax.Array:
 
     (JAX's Philox2x32 is a little faster, but has keys of 32 bits: among 10^5 keys some are equal.)
 
-    Everything that takes a key takes it, in `jax.random` and in the whole library. On a CPU it draws normal numbers
-    about twice as fast as the default, and drawing is half the cost of a particle filter;
-    `benchmarks/random_quality.py` tests what it draws.
+    Everything that takes a key takes it, in `jax.random` (Poisson numbers excepted) and in the whole library. On a CPU
+    it draws normal numbers about twice as fast as the default, and drawing is half the cost of a particle filter;
+    filters of a whole series draw faster still, by other rounds from its words (`smc.paired_threefry`).
+    `benchmarks/random_quality.py` tests what both draw.
 
     Args:
         seed: non-negative integer.

@@ -22,6 +22,7 @@ from probinf.transformations.algorithms import check_particles
 from probinf.transformations.population import Resampling, log_mean_exp
 from probinf.transformations.resampling import effective_sample_size, scheme
 from probinf.transformations.stepping import emit_population
+from smc.paired_threefry import sooner
 from smc.proposals import Bootstrap, Proposal
 from smc.rider import Rider
 from smc.sharding import ONE_DEVICE, Placement, check_generator, placement
@@ -134,7 +135,7 @@ def particle_filter(
     )
     if mesh is not None:
         program = program.with_operands(where.put(program.operands))
-    found, _ = program.run(where.put(key))
+    found, _ = program.run(sooner(where.put(key)))
     check_alive(found, type(model).__name__)
     return found
 

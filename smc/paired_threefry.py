@@ -1,9 +1,9 @@
-"""Threefry two words at a time: what a filter that meets one event at a time draws its numbers with.
+"""Threefry two words at a time: what particle filters on a CPU draw their numbers with.
 
 JAX's own threefry hashes once for every 32-bit word and keeps one of the two words that come out (so that it can be
 sharded), in a loop of many small operations. Here both words are kept and the rounds are written out; the rows "bound"
-of benchmarks/streaming.py time both. Same cipher, same number of rounds (Salmon et al. 2011, Threefry-2x32-20), other
-counters, so other numbers.
+of benchmarks/streaming.py time both. Same cipher (Salmon et al. 2011, Threefry-2x32), other counters, so other numbers.
+A filter that meets one event at a time takes all 20 rounds; a fast key, in a filter of a whole series, 13.
 """
 
 from __future__ import annotations
@@ -16,79 +16,82 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl
 
+from probinf import fast_random
 from probinf._jax import xla_marks
+from probinf.unrolled_threefry import threefry, unrolled
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = np.uint32(0x1BD11BDA)
 _BITS, _CHILDREN, _DATA = 0, 1, 2  # the counter's second word: draws, splits and folds never meet
 
 
-def threefry(key: jax.Array, first: jax.Array, second: Any) -> tuple[jax.Array, jax.Array]:
-    """Threefry-2x32 with 20 rounds: two uint32 words for every pair of counter words; `key` is (2,) uint32."""
-    words = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
-    x = first + words[0]
-    y = jnp.broadcast_to(jnp.asarray(second, jnp.uint32), first.shape) + words[1]
-    for turn in range(5):
-        for r in _ROTATIONS[turn % 2]:
-            x = x + y
-            y = ((y << np.uint32(r)) | (y >> np.uint32(32 - r))) ^ x
-        x = x + words[(turn + 1) % 3]
-        y = y + words[(turn + 2) % 3] + np.uint32(turn + 1)
-    return x, y
+def _generator(rounds: int, name: str, tag: str, longest: int = 2**32) -> Any:
+    """A generator that keeps both words of a hash as numbers; from `longest` numbers on, one number a hash: their xor.
+
+    A hash for each number costs more, but is one operation with the draw's own arithmetic, spread over all threads.
+    """
+
+    def hashed(key: jax.Array, first: jax.Array, second: Any) -> tuple[jax.Array, jax.Array]:
+        return threefry(key, first, second, rounds)
+
+    def words(key: jax.Array, pairs: int) -> tuple[jax.Array, jax.Array]:
+        def both(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return hashed(key, jax.lax.iota(jnp.uint32, pairs), _BITS)
+
+        if jax.default_backend() != "cpu":
+            return both(key)
+        # A call of its own on CPU: fused into what uses them the rounds may be computed once for every use.
+        with xla_marks(inlineable="false"):
+            return jax.jit(both)(key)
+
+    def bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
+        size = math.prod(shape)
+        if width == 32 and size >= longest and jax.default_backend() == "cpu":
+            first, second = hashed(key, jax.lax.iota(jnp.uint32, size).reshape(shape), _BITS)
+            return first ^ second
+        pairs = size if width == 64 else -(-size // 2)
+        assert pairs < 2**32, f"{size} numbers from one key need more than 32 bits of counter"
+        found = words(key, pairs)
+        if width == 64:
+            high, low = (w.astype(jnp.uint64) for w in found)
+            return ((high << np.uint64(32)) | low).reshape(shape)
+        flat = jnp.concatenate(found)[:size].reshape(shape)
+        return flat if width == 32 else flat.astype(f"uint{width}")
+
+    def seeded(seed: jax.Array) -> jax.Array:
+        low = jnp.asarray(seed).astype(jnp.uint32)
+        return jnp.stack(hashed(jnp.zeros(2, jnp.uint32), low, _DATA))
+
+    def children(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        counter = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+        return jnp.stack(hashed(key, counter, _CHILDREN), axis=-1)
+
+    def folded(key: jax.Array, data: Any) -> jax.Array:
+        return jnp.stack(hashed(key, jnp.asarray(data).astype(jnp.uint32), _DATA))
+
+    return define_prng_impl(
+        key_shape=(2,), seed=seeded, split=children, random_bits=bits, fold_in=folded, name=name, tag=tag
+    )
 
 
-def _bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
-    size = math.prod(shape)
-    pairs = size if width == 64 else -(-size // 2)
-    assert pairs < 2**32, f"{size} numbers from one key need more than 32 bits of counter"
-    words = _words(key, pairs)
-    if width == 64:
-        high, low = (w.astype(jnp.uint64) for w in words)
-        return ((high << np.uint64(32)) | low).reshape(shape)
-    flat = jnp.concatenate(words)[:size].reshape(shape)
-    return flat if width == 32 else flat.astype(f"uint{width}")
-
-
-def _words(key: jax.Array, pairs: int) -> tuple[jax.Array, jax.Array]:
-    def rounds(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return threefry(key, jax.lax.iota(jnp.uint32, pairs), _BITS)
-
-    if jax.default_backend() != "cpu":
-        return rounds(key)
-    # A call of its own on CPU: fused into what uses them the rounds may be computed once for every use.
-    with xla_marks(inlineable="false"):
-        return jax.jit(rounds)(key)
-
-
-def _seed(seed: jax.Array) -> jax.Array:
-    low = jnp.asarray(seed).astype(jnp.uint32)
-    return jnp.stack(threefry(jnp.zeros(2, jnp.uint32), low, _DATA))
-
-
-def _children(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    counter = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
-    return jnp.stack(threefry(key, counter, _CHILDREN), axis=-1)
-
-
-def _folded(key: jax.Array, data: Any) -> jax.Array:
-    return jnp.stack(threefry(key, jnp.asarray(data).astype(jnp.uint32), _DATA))
-
-
-PAIRED = define_prng_impl(
-    key_shape=(2,),
-    seed=_seed,
-    split=_children,
-    random_bits=_bits,
-    fold_in=_folded,
-    name="threefry2x32_paired",
-    tag="t2p",
-)
+PAIRED = _generator(20, "threefry2x32_paired", "t2p")
+#: The fewest rounds that Salmon et al. found to pass every test of BigCrush are 13.
+PAIRED_13 = _generator(13, "threefry2x32_13_paired", "t13", longest=4096)
 
 
 def paired(key: jax.Array) -> jax.Array:
-    """A key of this generator made of the words of a JAX key; keys of other than two words stay what they are."""
+    """A key of the 20 rounds made of the words of a JAX key; keys of other than two words stay what they are."""
     words = jax.random.key_data(key)
     return jax.random.wrap_key_data(words, impl=PAIRED) if words.shape[-1] == 2 else key
+
+
+def sooner(key: jax.Array) -> jax.Array:
+    """What a filter of a whole series draws with on a CPU.
+
+    A key of JAX's threefry draws the same numbers by written-out rounds. One of `pi.fast_key` draws others, by threefry
+    of 13 rounds from its two words: JAX computes four words of Philox for every one that it gives.
+    """
+    if str(jax.random.key_impl(key)) == fast_random.NAME and jax.default_backend() == "cpu":
+        return jax.random.wrap_key_data(jax.random.key_data(key), impl=PAIRED_13)
+    return unrolled(key)
 
 
 def as_before(new: jax.Array, key: jax.Array) -> jax.Array:

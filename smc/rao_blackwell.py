@@ -26,6 +26,7 @@ from smc.conditionally_linear import (
     update,
 )
 from smc.filtering import FilterRun, check_alive, filter_program
+from smc.paired_threefry import sooner
 from smc.proposals import Proposal
 
 
@@ -169,7 +170,7 @@ def rao_blackwell_filter(
         moments=moments,
         history=history,
     )
-    found, _ = program.run(as_key(key, argument="key"))
+    found, _ = program.run(sooner(as_key(key, argument="key")))
     check_alive(found, type(model).__name__, "rao_blackwell_filter")
     return as_rao_blackwell(found)
 

@@ -18,6 +18,7 @@ from probinf.language.program import Program
 from probinf.language.sites import only_sometimes
 from probinf.language.staging import Staged, restage
 from probinf.transformations.population import Resampling, log_mean_exp, run_population
+from smc.paired_threefry import sooner
 from smc.suspended import Suspended, no_loop, suspend
 
 
@@ -118,5 +119,5 @@ def filter_given(
 
     closed, shapes = jax.make_jaxpr(emitted, return_shape=True)((operands, values))
     handler = Forward()
-    flat, _, _ = evaluate(closed, jax.tree.leaves((operands, values)), handler, handler.start(key), {})
+    flat, _, _ = evaluate(closed, jax.tree.leaves((operands, values)), handler, handler.start(sooner(key)), {})
     return jax.tree.unflatten(jax.tree.structure(shapes), flat)

@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "probinf.errors",
         "probinf.random",
         "probinf.fast_random",
+        "probinf.unrolled_threefry",
         "probinf.progress",
         "probinf.claims",
         "probinf.arguments",

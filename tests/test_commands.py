@@ -87,6 +87,15 @@ def one_sensor(sd):
 
 def sunk():
     return pi.System(prior=dist.Normal(jnp.zeros(1), -1.0).to_event(1), move=lambda x, dt: x, see={})
+
+@pi.model
+def wander(y):
+    scale = pi.sample("scale", dist.LogNormal(0.0, 1.0))
+    def step(level, y):
+        level = pi.sample("level", dist.Normal(level, scale))
+        pi.observe("y", dist.Normal(level, 1.0), y)
+        return level, None
+    jax.lax.scan(step, 0.0, y)
 '''
 DATA = "x,y,name\n1,2.1,a\n2,3.9,b\n3,6.2,c\n4,8.0,d\n"
 LOG = "time,sensor,value[0],value[1]\n0.0,fix,0.1,0.2\n0.5,range,1.1,\n0.7,fix,,0.3\n0.9,,,\n1.5,fix,1.0,0.4\n"
@@ -140,6 +149,18 @@ def test_infer_saves_and_summarises_the_posterior(inferred, here):
     # ESS above 800 (the verdict): false alarm of 4 standard errors 6e-5, and the seed is fixed.
     assert abs(posterior.mean("slope") - x @ y / precision) < 4 / np.sqrt(precision * 800)
     assert posterior.sd("slope") == pytest.approx(precision**-0.5, rel=0.1)
+
+
+def test_infer_draws_the_parameters_of_a_series_by_pmmh(here, capsys):
+    sizes = [word for n in ("particles=20", "warmup=20", "draws=20", "chains=2") for word in ("--set", f"num_{n}")]
+    words = ["--data", "data.csv", "--method", "pmmh", *sizes, "--out", "wander.npz"]
+    status, printed, _ = call(capsys, "infer", "model.py:wander", *words)
+    posterior = Posterior.load(here / "wander.npz")
+    assert status == 1, printed  # forty draws are too few, and the summary says so
+    assert posterior.method.startswith("PMMH, 20 state particles")
+    assert posterior["scale"].shape == (2, 20)
+    assert np.all(posterior["scale"] > 0)
+    assert np.unique(posterior["scale"]).size > 3
 
 
 def test_a_verdict_against_the_result_is_the_exit_status(inferred, here, capsys, monkeypatch):

@@ -1,31 +1,26 @@
-"""The numbers of the streaming particle filter: the cipher is threefry, streams are good, lanes are as single draws."""
+"""The numbers of the streaming particle filter: streams are good, lanes are as single draws."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.random import threefry_2x32
 
 import probinf as pi
 from benchmarks.random_quality import quality
 from probinf.streaming import unstack_beliefs
+from probinf.unrolled_threefry import threefry
 from smc.extended import EKF
-from smc.paired_threefry import PAIRED, as_before, paired, threefry
+from smc.paired_threefry import PAIRED, PAIRED_13, as_before, paired, sooner
 from smc.particles import ParticleFilter, summed
 from smc.resample_lanes import resample_if
 from tests.streaming_models import cruise
 
 
-def test_the_rounds_are_those_of_threefry():
-    key, counter = jnp.array([7, 2**31 + 5], jnp.uint32), jnp.arange(64, dtype=jnp.uint32) * np.uint32(40503)
-    expected = threefry_2x32(key, jnp.concatenate([counter, jnp.full(64, 9, jnp.uint32)]))
-    np.testing.assert_array_equal(jnp.concatenate(threefry(key, counter, 9)), expected)
-
-
 @pytest.mark.slow
-def test_all_tests_of_quality_pass():
+@pytest.mark.parametrize("generator", [PAIRED, PAIRED_13])
+def test_all_tests_of_quality_pass(generator):
     """False alarm at most 1e-6 (Bonferroni)."""
-    results = list(quality(0, 16, PAIRED))
+    results = list(quality(0, 16, generator))
     assert len(results) > 80
     worst = min(results, key=lambda r: r.p_value)
     assert worst.p_value * len(results) > 1e-6, worst
@@ -44,8 +39,9 @@ def test_words_children_and_folds_never_meet():
     assert np.unique(np.asarray(jax.random.bits(key, (1000,), "uint8"))).size > 200
 
 
-def test_lanes_draw_as_single_keys_do():
-    keys = jax.random.split(jax.random.key(1, impl=PAIRED), 5)
+@pytest.mark.parametrize("generator", [PAIRED, PAIRED_13])
+def test_lanes_draw_as_single_keys_do(generator):
+    keys = jax.random.split(jax.random.key(1, impl=generator), 5)
     together = jax.vmap(lambda k: jax.random.normal(k, (7,)))(keys)
     np.testing.assert_array_equal(together, jnp.stack([jax.random.normal(k, (7,)) for k in keys]))
 
@@ -55,6 +51,20 @@ def test_keys_keep_their_type_outside():
         inner = paired(key)
         assert as_before(jax.random.split(inner)[1], key).dtype == key.dtype
         assert (jax.random.key_impl(inner) == PAIRED) == (jax.random.key_data(key).size == 2)
+
+
+def test_a_fast_key_draws_by_thirteen_rounds_from_its_words():
+    """Word pairs of Threefry-2x32-13: the rounds before the last injections of the twenty, which JAX has."""
+    key = sooner(pi.fast_key(3))
+    assert jax.random.key_impl(key) == PAIRED_13
+    words = jax.random.key_data(pi.fast_key(3))
+    np.testing.assert_array_equal(jax.random.key_data(key), words)
+    counter = jnp.arange(4, dtype=jnp.uint32)
+    expected = jnp.concatenate(threefry(words, counter, 0, 13))
+    np.testing.assert_array_equal(jax.random.bits(key, (8,), "uint32"), expected)
+    first, second = threefry(words, jnp.arange(4100, dtype=jnp.uint32), 0, 13)  # of many numbers each has its own hash
+    np.testing.assert_array_equal(jax.random.bits(key, (41, 100), "uint32"), (first ^ second).reshape(41, 100))
+    assert sooner(jax.random.key(0, impl="rbg")).dtype == jax.random.key(0, impl="rbg").dtype
 
 
 @pytest.mark.parametrize("kind", ["fast", "rbg"])

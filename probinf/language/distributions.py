@@ -15,6 +15,7 @@ import numpyro.distributions as dist
 from numpyro.distributions.batch_util import promote_batch_shape
 
 from probinf._jax import ClosedJaxpr, as_strong, jaxprs_in_params
+from probinf.unrolled_threefry import rolled
 
 
 @contextlib.contextmanager
@@ -37,7 +38,10 @@ def draw(distribution: dist.Distribution, key: jax.Array) -> jax.Array:
         NotImplementedError: the distribution is improper.
     """
     with standard_promotion():
-        return jnp.asarray(distribution.sample(key))
+        try:
+            return jnp.asarray(distribution.sample(key))
+        except NotImplementedError:  # Poisson: for JAX's own kind of key only
+            return jnp.asarray(distribution.sample(rolled(key)))
 
 
 def stand_in(distribution: dist.Distribution) -> jax.Array:

@@ -36,7 +36,14 @@ def ancestors_from_run_ends(run_ends: jax.Array, weights: jax.Array, num: int) -
     n = weights.shape[0]
     live = weights > 0
     index = jnp.arange(n, dtype=jnp.int32)
-    first = jnp.min(jnp.where(live, index, n - 1))
+
+    def search(live: jax.Array) -> jax.Array:
+        return jnp.min(jnp.where(live, index, n - 1))
+
+    # Nearly always particle 0. On a CPU the search takes as long as the scatter that follows.
+    first = jax.lax.platform_dependent(
+        live, cpu=lambda live: jax.lax.cond(live[0], lambda _: index[0], search, live), default=search
+    )
     starts = jnp.concatenate([jnp.zeros(1, jnp.int32), run_ends[:-1].astype(jnp.int32)])
     # The last particle whose run begins at a position or before it owns the position: of several that begin at the same
     # one all but the last have empty runs.

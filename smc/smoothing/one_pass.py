@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Array
 
 from smc.filtering import FilterRun, check_alive, check_call, filter_program
+from smc.paired_threefry import sooner
 from smc.proposals import Proposal
 from smc.rider import Rider
 from smc.state_space_model import StateSpaceModel
@@ -39,6 +40,6 @@ def filter_along(
         threshold=threshold,
         rider=rider,
     )
-    (run, ride, found), _ = program.run(key)
+    (run, ride, found), _ = program.run(sooner(key))
     check_alive(run, type(model).__name__, where)
     return run, ride, found
