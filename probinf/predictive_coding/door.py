@@ -113,7 +113,10 @@ def _checked(node: Node, value: Any, observed: Any) -> tuple[Any, Any]:
     bad = ~_possible(node, filled) & where
     if bad.any():
         step = int(np.argwhere(bad)[0][0])
-        raise DataError(f"{label} ({node.KIND}): value {float(filled[bad].flat[0])!r} at step {step} is impossible.")
+        value = float(filled[bad].flat[0])
+        raise DataError(
+            f"{label} ({node.KIND}): value {value!r} at step {step} is impossible, expected {_expected(node)}."
+        )
     return jnp.asarray(filled, default_float()), None if flags is None else jnp.asarray(flags)
 
 
@@ -133,6 +136,16 @@ def _possible(node: Node, value: np.ndarray) -> np.ndarray:
     if isinstance(node, ExponentialFamilyInput):
         return node.family.support(value)
     return np.isfinite(value)
+
+
+def _expected(node: Node) -> str:
+    if isinstance(node, BinaryInput):
+        return "0 or 1"
+    if isinstance(node, CategoricalInput):
+        return f"an integer from 0 to {node.num_categories - 1}"
+    if isinstance(node, ExponentialFamilyInput):
+        return f"a value that {node.family.name!r} can take"
+    return "a finite number"
 
 
 def _time_steps(time_steps: Any, count: int) -> Any:
