@@ -123,6 +123,7 @@ def test_a_network_is_a_pytree_of_its_numbers():
         (lambda n: Network(mode="exact"), ArgumentError, "mode"),
         (lambda n: Network(compat="hgf"), ArgumentError, "compat"),
         (lambda n: Network().exponential_family_input("u", "cauchy"), UnknownNameError, "family"),
+        (lambda n: Network().exponential_family_input("u", family="beta"), ArgumentTypeError, "family: expected"),
         (lambda n: n.filter([1.0])["x9"], UnknownNameError, "'x9' is not a node"),
     ],
 )

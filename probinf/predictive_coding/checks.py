@@ -10,6 +10,7 @@ from probinf.arguments import positive_integer
 from probinf.errors import ArgumentError, ArgumentTypeError, ModelError
 from probinf.predictive_coding import nodes as kinds
 from probinf.predictive_coding.couplings import COMPONENT, VALUE, VOLATILITY, Edge
+from probinf.predictive_coding.families import Family
 from probinf.predictive_coding.nodes import Node
 from probinf.predictive_coding.plan import topological
 from probinf.predictive_coding.rules import AbstractUpdate
@@ -46,6 +47,11 @@ def check_node(network: Network, node: Node) -> None:
         raise ArgumentError(f"{label}, num_categories: expected at least 2.")
     if isinstance(node, kinds.DirichletProcessInput):
         positive_integer(f"{label}, num_clusters", node.num_clusters)
+    if isinstance(node, kinds.ExponentialFamilyInput) and not isinstance(node.family, Family):
+        raise ArgumentTypeError(
+            f"{label}, family: expected a Family such as family('poisson'), found {node.family!r}; a network's "
+            "exponential_family_input takes the name as `of`."
+        )
     if isinstance(node, kinds.ExponentialFamilyInput) and node.statistics is not None:
         shape = np.shape(node.statistics)
         if shape[:1] != (node.family.dim,):
