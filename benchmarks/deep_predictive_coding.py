@@ -6,7 +6,8 @@
 FILE is benchmarks/results/deep_predictive_coding.json; rows of other tasks that it holds stay. DATA holds the data sets
 as `continual.load` reads them. `--task select` prints accuracies of the candidate settings on 10,000 images kept back
 from the training set; `--task accuracy` trains on all of it with the first of them, or with the best (`--choose`), and
-looks at the test set once.
+looks at the test set once. pcx needs an older JAX, so it runs in an environment of its own, `.venv-pcx` (or the one
+that PROBINF_PCX names), which this script builds where it is missing.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import pathlib
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -27,7 +31,7 @@ import numpy as np
 import optax
 
 import continual
-from benchmarks import record
+from benchmarks import peer_environment, record
 from benchmarks.record import Row, rows_of
 from probinf.predictive_coding import deep
 
@@ -35,11 +39,9 @@ Part = tuple[np.ndarray, np.ndarray]  # rows in [-1, 1] and labels
 SIZES = (784, 128, 128, 128, 10)
 BATCH = 128
 TARGETS = {"mnist": 98.4, "fashion-mnist": 89.6}
-#: Milliseconds once measured on two cores, how much faster to be, and why no row has a measured ratio yet.
-PEERS = {
-    "pcx": (8.2, 1.6, "pcx 0.6.3 needs JAX before 0.5, and this script makes no environment for it yet"),
-    "jpc": (10.6, 2.0, "there is no jpc on the package index"),
-}
+PEER, PEER_SCRIPT = "pcx==0.6.3", pathlib.Path(__file__).with_name("deep_predictive_coding_peer.py")
+PEER_ENVIRONMENT = pathlib.Path(os.environ.get("PROBINF_PCX", ".venv-pcx"))
+_PCX, _JPC = 1.6, 2.0  # how much faster to be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +191,9 @@ def accuracy(args: Any) -> Iterator[Row]:
 
 # -- time of a step
 
+_NUM_STEPS, _STEP_SIZE, _RATE = 8, 0.05, 1e-3
+_BATCHES = 60_000 // BATCH
+
 
 def plain_step(num_steps: int, step_size: float, optimiser: optax.GradientTransformation) -> Callable[..., Any]:
     """The same step by plain functions: weights in a list, activities in a list, nothing else."""
@@ -219,30 +224,75 @@ def plain_step(num_steps: int, step_size: float, optimiser: optax.GradientTransf
     return jax.jit(step)
 
 
-def turn_by_turn(calls: dict[str, Callable[[], Any]], rounds: int, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each call, medians of `repeats`, taken in turns so that a busy machine slows all alike."""
-    for call in calls.values():
-        for _ in range(2):
-            jax.block_until_ready(call())
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            taken = []
-            for _ in range(repeats):
-                began = time.perf_counter()
-                jax.block_until_ready(call())
-                taken.append(time.perf_counter() - began)
-            found[name].append(1e3 * float(np.median(taken)))
-    return found
+@jax.jit
+def products(x: jax.Array, z: jax.Array, weights: list[jax.Array]) -> Any:
+    """The matrix products that a step cannot do without, and nothing else: no activation, no error, no AdamW.
+
+    Of the hidden layers 2 + 13 forwards (a layer that has not moved yet is not predicted anew), 13 back and 2 of the
+    weights; of the outputs 8 and 8; of the inputs one forwards and one of the weights.
+    """
+    first, last = weights[0], weights[-1]
+    hidden = x @ first.T + z
+    for _ in range(15):
+        hidden = (hidden @ weights[1].T) @ weights[2]
+    output = hidden @ last.T
+    for _ in range(7):
+        output = (output @ last) @ last.T
+    return hidden.T @ x, output @ last
 
 
-def steps(args: Any) -> Iterator[Row]:
-    """One training step, 784-128-128-128-10, batch 128, eight relaxation steps, beside plain functions and peers."""
+class Peer:
+    """pcx in its own environment: the same step from the same weights, timed on request."""
+
+    def __init__(self, python: str, problem: dict[str, Any], folder: str) -> None:
+        path = pathlib.Path(folder) / "problem.npz"
+        np.savez(path, **problem)
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
+        self._process = subprocess.Popen(
+            [python, str(PEER_SCRIPT), str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        moved = np.load(self._answer())
+        self.weights = [moved[f"w{i}"] for i in range(problem["layers"])]
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{PEER} stopped with exit status {self._process.wait()}")
+        return json.loads(line)
+
+    def ask(self, what: str, repeats: int) -> float:
+        """`step`: median milliseconds of `repeats` steps; `epoch`: seconds of that many in a row."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{what} {repeats}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        self._process.kill()
+
+
+def median_time(call: Callable[[], Any], repeats: int) -> float:
+    """Milliseconds."""
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        taken.append(time.perf_counter() - began)
+    return 1e3 * float(np.median(taken))
+
+
+def steps(args: Any, folder: str) -> Iterator[Row]:
+    """One training step, 784-128-128-128-10, batch 128, eight relaxation steps, beside plain functions and pcx."""
     rng = np.random.default_rng(args.seed)
     x = jnp.asarray(rng.normal(size=(BATCH, SIZES[0])), jnp.float32)
     y = jnp.asarray(deep.one_hot(rng.integers(0, SIZES[-1], BATCH), SIZES[-1]))
-    network, optimiser = deep.mlp(SIZES, key=args.seed), optax.adamw(1e-3)
-    rule = deep.AfterInference(deep.FixedSteps(8, 0.05))
+    network, optimiser = deep.mlp(SIZES, key=args.seed), optax.adamw(_RATE)
+    rule = deep.AfterInference(deep.FixedSteps(_NUM_STEPS, _STEP_SIZE))
     arrays, static = eqx.partition(network, eqx.is_array)
 
     @jax.jit
@@ -250,35 +300,77 @@ def steps(args: Any) -> Iterator[Row]:
         moved, state, _ = rule.step(eqx.combine(arrays, static), state, optimiser, deep.Clamp(x, y))
         return eqx.filter(moved, eqx.is_array), state
 
+    count = 8 if args.quick else _BATCHES
+
+    @jax.jit
+    def epoch(arrays: Any, state: Any) -> Any:
+        return jax.lax.scan(lambda carry, _: (ours(*carry), None), (arrays, state), length=count)[0]
+
     weights = [(layer.weight, layer.bias) for layer in network.layers]
     state, plain_state = optimiser.init(deep.trainable(network)[0]), optimiser.init(weights)
-    plain = plain_step(8, 0.05, optimiser)
-    moved, by_hand = ours(arrays, state)[0], plain(weights, plain_state, x, y)[0]
-    apart = max(float(jnp.max(jnp.abs(a.weight - b[0]))) for a, b in zip(moved.layers, by_hand, strict=True))
-    assert apart < 1e-4, f"the two steps differ by {apart}"
-    calls = {"ours": lambda: ours(arrays, state), "plain": lambda: plain(weights, plain_state, x, y)}
-    found = turn_by_turn(calls, 2 if args.quick else 9, 5 if args.quick else 40)
-    ours_ms, plain_ms = (float(np.median(found[name])) for name in ("ours", "plain"))
-    ratios = np.array(found["ours"]) / np.array(found["plain"])
+    plain = plain_step(_NUM_STEPS, _STEP_SIZE, optimiser)
+    moved, by_hand = [layer.weight for layer in ours(arrays, state)[0].layers], plain(weights, plain_state, x, y)[0]
+    before = [w for w, _ in weights]
+    _same("plain functions", before, moved, [w for w, _ in by_hand])
+    problem = {"x": x, "y": y, "layers": len(weights), "num_steps": _NUM_STEPS, "step_size": _STEP_SIZE, "rate": _RATE}
+    problem |= {f"w{i}": w for i, (w, _) in enumerate(weights)} | {f"b{i}": b for i, (_, b) in enumerate(weights)}
+    python, missing = peer_environment.interpreter(PEER_ENVIRONMENT, PEER)
+    peer = None if python is None else Peer(python, problem, folder)
+
+    calls: dict[str, Callable[[int], float]] = {
+        "ours": lambda repeats: median_time(lambda: ours(arrays, state), repeats),
+        "plain": lambda repeats: median_time(lambda: plain(weights, plain_state, x, y), repeats),
+    }
+    only = [w for w, _ in weights]
+    calls["products"] = lambda repeats: median_time(lambda: products(x, jnp.zeros((BATCH, SIZES[1])), only), repeats)
+    if peer is not None:
+        _same(PEER, before, moved, peer.weights)
+        calls["pcx"] = functools.partial(peer.ask, "step")
+    jax.block_until_ready(epoch(arrays, state))
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    epochs: dict[str, list[float]] = {"ours": [], "pcx": []}
+    for _ in range(2 if args.quick else 9):  # in turns, so that a busy machine slows all alike
+        for name, call in calls.items():
+            found[name].append(call(5 if args.quick else 40))
+    for _ in range(1 if args.quick else 5):
+        epochs["ours"].append(1e-3 * median_time(lambda: epoch(arrays, state), 1))
+        if peer is not None:
+            epochs["pcx"].append(peer.ask("epoch", count))
+    if peer is not None:
+        peer.close()
+
     size = "784-128-128-128-10, batch 128, 8 relaxation steps"
-    yield Row(f"training step, {size}", ours_ms, "ms", None, n=len(ratios), spread=record.quartiles(found["ours"]))
-    yield Row(
-        f"training step, {size}: time over plain functions'",
-        float(np.median(ratios)),
-        "ratio",
-        1.0,
-        peer=f"ours {ours_ms:.2f} ms, plain functions {plain_ms:.2f} ms",
-        n=len(ratios),
-        spread=record.quartiles(ratios),
-    )
-    for name, (milliseconds, factor, why) in PEERS.items():
-        yield Row(
-            f"training step, {size}: time over {name}'s",
-            None,
-            "ratio",
-            1.0 / factor,
-            peer=f"not measured: {why}; {milliseconds} ms on another day, ours {ours_ms:.2f} ms",
-        )
+    median = {name: float(np.median(times)) for name, times in found.items()}
+    mine = f"ours {median['ours']:.2f} ms"
+    n = len(found["ours"])
+    yield Row(f"training step, {size}", median["ours"], "ms", None, n=n, spread=record.quartiles(found["ours"]))
+
+    def over(name: str, times: dict[str, list[float]], claim: str, target: float | None, said: str) -> Row:
+        ratios = np.array(times["ours"]) / np.array(times[name])
+        spread = record.quartiles(ratios)
+        return Row(claim, float(np.median(ratios)), "ratio", target, peer=said, n=len(ratios), spread=spread)
+
+    claim = f"training step, {size}: time over "
+    yield over("plain", found, f"{claim}plain functions'", 1.0, f"{mine}, plain functions {median['plain']:.2f} ms")
+    bound = f"bound: the matrix products of a training step alone, {size}"
+    yield Row(bound, median["products"], "ms", None, n=n, spread=record.quartiles(found["products"]))
+    each = f"an epoch of {count} batches: time over pcx's"
+    if peer is None:
+        yield Row(f"{claim}pcx's", None, "ratio", 1.0 / _PCX, peer=missing)
+        yield Row(each, None, "ratio", None, peer=missing)
+    else:
+        yield over("pcx", found, f"{claim}pcx's", 1.0 / _PCX, f"{mine}, {PEER} {median['pcx']:.2f} ms")
+        ours_s, peer_s = (float(np.median(epochs[name])) for name in ("ours", "pcx"))
+        said = f"ours {ours_s:.2f} s in one compiled loop, {PEER} {peer_s:.2f} s by its calls in a loop, no data moved"
+        yield over("pcx", epochs, each, None, said)
+    said = f"not measured: there is no jpc on the package index; 10.6 ms on another day, {mine}"
+    yield Row(f"{claim}jpc's", None, "ratio", 1.0 / _JPC, peer=said)
+
+
+def _same(name: str, before: Sequence[Any], ours: Sequence[Any], theirs: Sequence[Any]) -> None:
+    """By the mean: AdamW moves by its rate whatever the gradient, so one that is 0 up to rounding goes either way."""
+    mean = [np.mean([np.mean(np.abs(a - b)) for a, b in zip(ours, other, strict=True)]) for other in (theirs, before)]
+    assert mean[0] < 1e-3 * mean[1], f"our step and that of {name} differ by {mean[0]}, and move weights by {mean[1]}"
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -297,7 +389,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         select(args)
         return {}
     if args.task == "step":
-        found = rows_of("training step", "ratio", 1.0, functools.partial(steps, args))
+        with tempfile.TemporaryDirectory() as folder:
+            found = rows_of("training step", "ratio", 1.0, functools.partial(steps, args, folder))
     else:
         target = TARGETS[args.data]
         found = rows_of(f"accuracy, {args.data}", "%", target, functools.partial(accuracy, args))

@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import record
+from benchmarks import peer_environment, record
 from benchmarks.record import Row, rows_of
 
 PEER_ENVIRONMENT = pathlib.Path(os.environ.get("PROBINF_PYHGF", ".venv-pyhgf"))
@@ -78,26 +77,6 @@ def empty_scan(length: int, repeats: int, seed: int) -> float:
     return median_time(lambda: scan(u), repeats)
 
 
-def peer_python() -> tuple[str | None, str]:
-    """The peer's interpreter, built if need be, or None and the reason."""
-    python = PEER_ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        base = shutil.which("python3.12")
-        found = sorted(pathlib.Path.home().glob(".pyenv/versions/3.12*/bin/python3.12"))
-        candidates = [str(found[-1])] if found else [base] if base else []
-        if not candidates:
-            return None, "pyhgf not measured: no Python 3.12"
-        try:
-            subprocess.run([candidates[0], "-m", "venv", str(PEER_ENVIRONMENT)], check=True, capture_output=True)
-            subprocess.run(
-                [str(python), "-m", "pip", "install", "-qq", "pyhgf==0.3.2"], check=True, capture_output=True
-            )
-        except (OSError, subprocess.CalledProcessError) as error:
-            shutil.rmtree(PEER_ENVIRONMENT, ignore_errors=True)
-            return None, f"pyhgf not measured: its environment could not be built ({error})"
-    return str(python), ""
-
-
 def theirs(python: str, lengths: tuple[int, int], sets: int, repeats: int, seed: int) -> dict[str, float]:
     """The same four calls by pyhgf, in its own environment; raises with its message where it fails."""
     arguments = [*map(str, lengths), str(sets), str(repeats), str(seed)]
@@ -116,7 +95,7 @@ def rows(quick: bool, seed: int) -> Iterator[Row]:
     from probinf import predictive_coding as hgf
 
     lengths, sets, repeats = ((500, 50), 20, 3) if quick else ((10_000, 320), 1000, 15)
-    python, missing = peer_python()
+    python, missing = peer_environment.interpreter(PEER_ENVIRONMENT, "pyhgf==0.3.2", "3.12")
     floor = 1e6 * empty_scan(lengths[0], repeats, seed) / lengths[0]
     rules = {"same rule (unbounded)": hgf.Unbounded(), "our default rule (enhanced)": hgf.Enhanced()}
     mine: dict[str, list[dict[str, float]]] = {name: [] for name in rules}

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import probinf as pi
@@ -143,6 +144,21 @@ def test_the_signal_climbs_one_layer_a_step_and_carries_the_errors_of_backpropag
         )
         for layer in range(1, reached):
             np.testing.assert_array_equal(found.activities[layer], forward[layer])
+
+
+@pytest.mark.parametrize(
+    "hidden_energy", [deep.Gaussian(0.4), deep.FunctionEnergy(lambda z, u: jnp.sum((z - u + 0.3) ** 4))]
+)
+def test_layers_that_cannot_move_yet_are_left_out_and_only_those(hidden_energy):
+    """A step size leaves out what has no error yet, the same by Optax nothing. The second energy pulls at once."""
+    layers = deep.mlp((3, 4, 5, 4, 3, 2), key=1, activation="tanh").layers
+    network = deep.DeepNetwork(layers, 3, energies=[*[hidden_energy] * 4, deep.Gaussian()])
+    for steps in (1, 2, 6):
+        ours, all_layers = (
+            deep.relax(network, deep.FixedSteps(steps, step), inputs=X, outputs=Y) for step in (0.1, optax.sgd(0.1))
+        )
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(all_layers), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
 
 
 def test_the_energy_never_rises_on_the_way_to_convergence(tanh_network):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from probinf.arguments import positive_integer
@@ -23,8 +24,11 @@ from probinf.predictive_coding.deep.clamping import (
     start,
     with_first,
 )
+from probinf.predictive_coding.deep.energy import Gaussian, NoEnergy
 from probinf.predictive_coding.deep.network import DeepNetwork
 from probinf.predictive_coding.deep.optimisers import as_optimiser, moved
+
+_MOST_FRONTS = 4  # steps written out for that; each costs a compilation of the network
 
 
 class RelaxationInfo(NamedTuple):
@@ -48,7 +52,7 @@ class AbstractRelaxation(eqx.Module):
 
     @abc.abstractmethod
     def run(self, network: DeepNetwork, clamp: Clamp, free: Free) -> tuple[Free, RelaxationInfo]:
-        """Activities of low energy, from a start; everything has a leading axis of examples."""
+        """Activities of low energy, from those of a forward pass; everything has a leading axis of examples."""
 
     def check(self, network: DeepNetwork) -> None:
         """Raise if the network is not one that this relaxation can treat."""
@@ -74,15 +78,40 @@ class FixedSteps(AbstractRelaxation):
     def run(self, network: DeepNetwork, clamp: Clamp, free: Free) -> tuple[Free, RelaxationInfo]:
         optimiser = as_optimiser("optimiser", self.optimiser)
         descent = jax.grad(_summed, argnums=2, has_aux=True)
+        first_steps = self._fronts(network, clamp)
+        first_traces = []
+        for front in first_steps:
+            still = free[:front]
+            moving, before = jax.grad(lambda below, still=still: _summed(network, clamp, still + below), has_aux=True)(
+                free[front:]
+            )
+            below, _ = moved(optimiser, free[front:], moving, optimiser.init(cast(Any, free[front:])))
+            free = still + below
+            first_traces.append(before)
 
         def step(carry: tuple[Free, Any], _: None) -> tuple[tuple[Free, Any], Array]:
             free, state = carry
             gradient, before = descent(network, clamp, free)
             return moved(optimiser, free, gradient, state), before
 
-        (free, _), trace = jax.lax.scan(step, (free, optimiser.init(cast(Any, free))), length=self.num_steps)
+        start, length = (free, optimiser.init(cast(Any, free))), self.num_steps - len(first_steps)
+        (free, _), trace = jax.lax.scan(step, start, length=length)
+        trace = jnp.concatenate([jnp.stack(first_traces), trace]) if first_traces else trace
         norm = _largest(*descent(network, clamp, free))
         return free, RelaxationInfo(trace, jnp.full(norm.shape, self.num_steps), norm, jnp.isfinite(norm))
+
+    def _fronts(self, network: DeepNetwork, clamp: Clamp) -> range:
+        """For each of the first steps the layer from which on activities move.
+
+        Before it every error is exactly 0 after a forward pass, and so is every derivative: a step of plain descent
+        need not look there. The front rises by one layer a step.
+        """
+        is_plain = not isinstance(self.optimiser, optax.GradientTransformation)
+        is_held = clamp.inputs is not None and clamp.outputs is not None and clamp.observed is None
+        is_gaussian = all(isinstance(energy, Gaussian | NoEnergy) for energy in network.energies[:-1])
+        if not (is_plain and is_held and is_gaussian):
+            return range(0)
+        return range(len(network.layers) - 1, 1, -1)[: min(self.num_steps, _MOST_FRONTS)]
 
 
 class ToConvergence(AbstractRelaxation):
