@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from continual.learner import check_kind
 from continual.metrics import Summary, over_seeds, summarise
 from continual.running import Result
+from probinf.errors import ArgumentTypeError
+from probinf.runs import files
 
 _SHOWN = ("average_accuracy", "forgetting", "nll", "calibration_error", "seconds")
 
@@ -22,7 +26,11 @@ def as_table(runs: Mapping[str, Sequence[Result]], metrics: Sequence[str] = _SHO
     Args:
         runs: name of a learner to its runs, one for each seed.
         metrics: names of fields of `Summary`.
+
+    Raises:
+        ArgumentTypeError: `runs` is something else.
     """
+    _check(runs)
     lines = ["| learner | " + " | ".join(metrics) + " |", "| --- " * (len(metrics) + 1) + "|"]
     for name, results in runs.items():
         found = over_seeds([summarise(result) for result in results])
@@ -31,19 +39,29 @@ def as_table(runs: Mapping[str, Sequence[Result]], metrics: Sequence[str] = _SHO
 
 
 def write_csv(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Result]]) -> None:
-    """One line for each run: learner, number of the run, and the fields of `Summary`."""
-    names = [field.name for field in dataclasses.fields(Summary)]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["learner", "run", *names])
-        for learner, results in runs.items():
-            for i, result in enumerate(results):
-                summary = dataclasses.asdict(summarise(result))
-                writer.writerow([learner, i, *(summary[name] for name in names)])
+    """One line for each run: learner, number of the run, and the fields of `Summary`. Makes the folder if need be.
+
+    Raises:
+        ArgumentTypeError: `runs` is something else.
+    """
+    _check(runs)
+    names, text = [field.name for field in dataclasses.fields(Summary)], io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["learner", "run", *names])
+    for learner, results in runs.items():
+        for i, result in enumerate(results):
+            summary = dataclasses.asdict(summarise(result))
+            writer.writerow([learner, i, *(summary[name] for name in names)])
+    _put(path, text.getvalue())
 
 
 def write_json(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Result]]) -> None:
-    """Summaries and all matrices of each run; NaN is written as null."""
+    """Summaries and all matrices of each run; NaN is written as null. Makes the folder if need be.
+
+    Raises:
+        ArgumentTypeError: `runs` is something else.
+    """
+    _check(runs)
     content = {
         learner: [
             {"summary": dataclasses.asdict(summarise(result)), "tasks": list(result.tasks)}
@@ -56,7 +74,22 @@ def write_json(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Result]
         ]
         for learner, results in runs.items()
     }
-    Path(path).write_text(json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _put(path, json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n")
+
+
+def _check(runs: Mapping[str, Sequence[Result]]) -> None:
+    if not isinstance(runs, Mapping):
+        raise ArgumentTypeError(f"runs: expected names and lists of results, found {type(runs).__name__}.")
+    for name, results in runs.items():
+        if not isinstance(results, list | tuple):
+            raise ArgumentTypeError(f"runs[{name!r}]: expected a list of results, found {type(results).__name__}.")
+        for i, result in enumerate(results):
+            check_kind(f"runs[{name!r}][{i}]", result, Result, "what continual.run returns")
+
+
+def _put(path: str | os.PathLike[str], text: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.write(Path(path), text.encode())
 
 
 def _shown(mean: float, spread: float) -> str:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
+from continual.learner import check_kind
+from continual.running import Result
 from probinf.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from continual.running import Result
 
 Matrix = Float[np.ndarray, "t t"]
 _NAN = float("nan")
@@ -153,7 +151,12 @@ class Summary:
 
 
 def summarise(result: Result) -> Summary:
-    """All metrics of a run."""
+    """All metrics of a run.
+
+    Raises:
+        ArgumentTypeError: it is not the `Result` of a run.
+    """
+    check_kind("result", result, Result, "what continual.run returns")
     matrix = result.accuracy
     unseen = result.ood_auroc[:-1]
     return Summary(

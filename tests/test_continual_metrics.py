@@ -10,7 +10,7 @@ import pytest
 
 import continual
 from continual import metrics, predictive
-from probinf.errors import ArgumentError
+from probinf.errors import ArgumentError, ArgumentTypeError
 
 R = np.array([[0.90, 0.10, 0.10], [0.70, 0.80, 0.10], [0.60, 0.60, 0.95]])
 INITIAL = np.array([0.1, 0.1, 0.1])
@@ -99,8 +99,8 @@ def test_summaries_over_seeds_and_files(tmp_path):
     table = continual.as_table(runs).splitlines()
     assert table[0].startswith("| learner | average_accuracy | forgetting |")
     assert table[2].startswith("| a | 0.6667 ± 0.071 |")
-    continual.write_csv(tmp_path / "runs.csv", runs)
-    with open(tmp_path / "runs.csv", newline="", encoding="utf-8") as file:
+    continual.write_csv(tmp_path / "new" / "folder" / "runs.csv", runs)
+    with open(tmp_path / "new" / "folder" / "runs.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert [(line["learner"], line["run"]) for line in lines] == [("a", "0"), ("a", "1"), ("b", "0")]
     assert float(lines[1]["average_accuracy"]) == pytest.approx(2.15 / 3 - 0.1)
@@ -116,3 +116,18 @@ def test_summaries_over_seeds_and_files(tmp_path):
 def test_no_runs_are_no_summary():
     with pytest.raises(ArgumentError, match="expected at least one"):
         continual.over_seeds([])
+
+
+@pytest.mark.bad_input
+def test_what_is_no_run_is_named(tmp_path):
+    one = made(R, 1.0)
+    with pytest.raises(ArgumentTypeError, match=r"result: expected what continual.run returns, found ndarray"):
+        continual.summarise(R)
+    for write in (continual.as_table, lambda runs: continual.write_json(tmp_path / "a", runs)):
+        with pytest.raises(ArgumentTypeError, match=r"runs: expected names and lists of results, found list"):
+            write([one])
+        with pytest.raises(ArgumentTypeError, match=r"runs\['a'\]: expected a list of results, found Result"):
+            write({"a": one})
+    with pytest.raises(ArgumentTypeError, match=r"runs\['a'\]\[1\]: expected what continual.run returns, found str"):
+        continual.write_csv(tmp_path / "a", {"a": [one, "b"]})
+    assert not list(tmp_path.iterdir())
