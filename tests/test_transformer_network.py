@@ -10,6 +10,7 @@ from flax import nnx
 
 from probinf.errors import ArgumentError, CheckpointError, InferenceError, UnknownNameError
 from probinf.runs import drive
+from transformers_gmm import packed
 from transformers_gmm.components import Components, heaviest
 from transformers_gmm.config import NetworkConfig, TrainingConfig
 from transformers_gmm.examples import Problem
@@ -128,6 +129,18 @@ def test_the_published_sizes():
     """Whittle et al., table 8, and the configuration of their section 4.3.1: 1,797,071 parameters."""
     network = nnx.eval_shape(lambda: published_range_bearing().network(nnx.Rngs(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))) == 1_797_071
+
+
+@pytest.mark.parametrize("large", [packed._LARGE, 100, 1])
+def test_a_packed_network_answers_as_the_network_does_and_is_compiled_once(key, monkeypatch, large):
+    monkeypatch.setattr(packed, "_LARGE", large)
+    networks = [shaken(ResidualTransformer(SMALL, rngs=nnx.Rngs(i)), jax.random.key(i)) for i in range(2)]
+    answer = jax.jit(lambda network, given: network(given))
+    given = problem(key)
+    for network in networks:
+        close(answer(packed.PackedNetwork(network), given), network(given))
+    assert answer._cache_size() == 1
+    assert len(jax.tree.leaves(packed.PackedNetwork(networks[0]))) < (3 if large > 100 else 50)
 
 
 def test_moments_and_density_of_components_agree_with_the_mixture(key):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,6 +16,7 @@ from probinf.streaming.method import AbstractFilterMethod, Fault, UpdateInfo
 from probinf.streaming.system import System
 from smc.gaussian_approximation import prior_moments
 from transformers_gmm.components import Components, heaviest
+from transformers_gmm.packed import PackedNetwork
 from transformers_gmm.recurrent import AbstractRecurrentTask, Step, base_only
 
 _NUM_DRAWS = 64  # for the predictive density of values, by importance sampling from the new belief
@@ -53,12 +53,10 @@ class MixtureFilter(AbstractFilterMethod):
     """
 
     task: AbstractRecurrentTask
-    definition: Any = eqx.field(static=True)
-    weights: Any
+    network: PackedNetwork | None
 
-    def __init__(self, task: AbstractRecurrentTask, network: Any = None) -> None:
-        self.task = task
-        self.definition, self.weights = (None, None) if network is None else nnx.split(network)
+    def __init__(self, task: AbstractRecurrentTask, network: nnx.Module | None = None) -> None:
+        self.task, self.network = task, None if network is None else PackedNetwork(network)
 
     def init(self, key: jax.Array, system: System) -> MixtureState:
         self._check(system)
@@ -125,7 +123,7 @@ class MixtureFilter(AbstractFilterMethod):
 
     def _answer(self, previous: Components, step: Step) -> Components:
         batched = jax.tree.map(lambda x: x[None], (previous, step))
-        network = base_only if self.definition is None else nnx.merge(self.definition, self.weights)
+        network = base_only if self.network is None else self.network
         return jax.tree.map(lambda x: x[0], network(self.task.problem(*batched)))
 
     def _log_evidence(

@@ -22,6 +22,7 @@ from benchmarks.distribution_transformer.without_exact import opened, tracking_r
 from benchmarks.record import Row, in_lockstep, rows_of
 from benchmarks.reference_filter import systematic
 from transformers_gmm.components import Components, heaviest
+from transformers_gmm.packed import PackedNetwork
 from transformers_gmm.recurrent import AbstractRecurrentTask, Series, base_only
 from transformers_gmm.tasks import range_bearing as tracking
 from transformers_gmm.tasks.beacons import Beacons
@@ -100,15 +101,15 @@ def latency(network: Network, task: AbstractRecurrentTask, seed: int, calls: int
     """One update and its mean on the host, over one of a 1,000-particle filter in plain JAX, in turns."""
     series = task.simulate(jax.random.key(seed), 1)
     step = jax.tree.map(lambda x: np.asarray(x[0]), series.steps)
-    whole, weights = opened(network)
-    once = jax.jit(lambda weights, belief, step: (lambda q: (q, q.mean))(whole(weights)(task.problem(belief, step))))
+    network = PackedNetwork(network) if isinstance(network, nnx.Module) else network
+    once = jax.jit(lambda network, belief, step: (lambda q: (q, q.mean))(network(task.problem(belief, step))))
     particles = jax.jit(_particle_step)
     state = (jnp.zeros(_PARTICLES), jnp.zeros(_PARTICLES), jax.random.key(0))
     times: dict[str, list[float]] = {"network": [], "particles": []}
     belief = series.prior
     for _ in range(calls):
         began = time.perf_counter()
-        belief, mean = once(weights, belief, step)
+        belief, mean = once(network, belief, step)
         np.asarray(mean)
         middle = time.perf_counter()
         state, mean = particles(state, np.float32(0.3))

@@ -6,6 +6,8 @@ Every problem is fresh and independent of the others, so problems are the cluste
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,12 +24,15 @@ from transformers_gmm.components import Components
 from transformers_gmm.config import NetworkConfig
 from transformers_gmm.meta_priors import NARROW, WIDE, PositivePairs
 from transformers_gmm.network import ResidualTransformer
+from transformers_gmm.packed import PackedNetwork
 from transformers_gmm.published import DistributionTransformer
 from transformers_gmm.tasks.conjugate import Conjugate
 from transformers_gmm.tasks.gaussian_process import GaussianProcess
 from transformers_gmm.tasks.linear_gaussian import LinearGaussian
 from transformers_gmm.tasks.quantum import Quantum
+from transformers_gmm.tasks.range_bearing import RangeBearing
 from transformers_gmm.tasks.static import AbstractStaticTask, Draws
+from transformers_gmm.tasks.volatility import Volatility
 
 Network = Callable[..., Any]  # Problem -> Components, or a published network
 
@@ -41,6 +46,7 @@ _PUBLISHED = {
     (5, "narrow"): "DT-5 0.0004",
     (5, "shifted"): "DT-5 0.0054, ACE-5 0.0132",
 }
+_LARGE = 4096  # published feed-forward width of the Gaussian process; 2048 and 256 elsewhere
 _TAIL = 16.0  # standard deviations to the right that posteriors of log x need
 
 
@@ -167,31 +173,49 @@ def latency(networks: Mapping[str, Network], repeats: int, seed: int) -> Iterato
     for task, feedforward, target in (
         (Conjugate(5), 256, 1.0),
         (Quantum(), 2048, 1.0),
-        (GaussianProcess(), 4096, None),
+        (GaussianProcess(), _LARGE, None),
     ):
-        large = isinstance(task, GaussianProcess)
-        paper = NetworkConfig(
-            dim=task.config.dim, num_components=task.config.num_components, context=task.config.context,
-            width=256 if large else 64, heads=16 if large else 8, layers=6, feedforward=feedforward, by_rank=False,
-        )  # fmt: skip
         cases.append((task.name, task, networks.get(task.name), 1.0))
-        cases.append((f"{task.name}, published size", task, ResidualTransformer(paper, rngs=nnx.Rngs(0)), target))
+        cases.append((f"{task.name}, published size", task, of_published_size(task.config, feedforward), target))
     for label, task, network, target in cases:
         claim = f"latency of one update, {label}"
         if network is None:
             yield Row(claim, None, "ms", target, peer="no network of this name")
             continue
         draws = _draw(task, seed + 400, 1)
-        update = jax.jit(lambda prior, data, task=task, network=network: network(task.problem(prior, data)))
-        jax.block_until_ready(update(draws.prior, draws.data))
-        taken = []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            jax.block_until_ready(update(draws.prior, draws.data))
-            taken.append(1e3 * (time.perf_counter() - began))
-        low, middle, high = np.quantile(taken, [0.25, 0.5, 0.75])
-        note = f"{jax.devices()[0].platform}, {_num_parameters(network):,} parameters, base included"
-        yield Row(claim, float(middle), "ms", target, peer=note, n=repeats, spread=(float(low), float(high)))
+        update = jax.jit(lambda network, prior, data, task=task: network(task.problem(prior, data)))
+        packed = PackedNetwork(network) if isinstance(network, nnx.Module) else network
+        yield timed_update(claim, network, functools.partial(update, packed, draws.prior, draws.data), target, repeats)
+    four = dataclasses.replace(RangeBearing().config, num_components=4)  # as published; ours has 8
+    for filtering in (RangeBearing(config=four), Volatility()):
+        series = jax.jit(lambda key, task=filtering: task.simulate(key, 1))(jax.random.key(seed + 400))
+        step = jax.tree.map(lambda x: x[0], series.steps)
+        network = of_published_size(filtering.config, 2048)
+        update = jax.jit(lambda network, belief, step, task=filtering: network(task.problem(belief, step)))
+        claim = f"latency of one update, {filtering.name}, published size"
+        yield timed_update(
+            claim, network, functools.partial(update, PackedNetwork(network), series.prior, step), 1.0, repeats
+        )
+
+
+def of_published_size(config: NetworkConfig, feedforward: int) -> ResidualTransformer:
+    """An untrained network of the published depth and widths."""
+    width, heads = (256, 16) if feedforward == _LARGE else (64, 8)
+    paper = dataclasses.replace(config, width=width, heads=heads, layers=6, feedforward=feedforward, by_rank=False)
+    return ResidualTransformer(paper, rngs=nnx.Rngs(0))
+
+
+def timed_update(claim: str, network: Network, update: Callable[[], Any], target: float | None, repeats: int) -> Row:
+    """Median milliseconds of one compiled update."""
+    jax.block_until_ready(update())
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(update())
+        taken.append(1e3 * (time.perf_counter() - began))
+    low, middle, high = np.quantile(taken, [0.25, 0.5, 0.75])
+    note = f"{jax.devices()[0].platform}, {_num_parameters(network):,} parameters, base included"
+    return Row(claim, float(middle), "ms", target, peer=note, n=repeats, spread=(float(low), float(high)))
 
 
 def _draw(task: AbstractStaticTask, seed: int, n: int) -> Draws:
