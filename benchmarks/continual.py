@@ -4,7 +4,8 @@
 
 Groups: `mnist`, `fashion-mnist`, `cifar10` (class-incremental, one pass, no stored example), `stream` (throughput),
 `choose` (validation scores that ridge and temperature below were taken from; never sees test data), `strategies` (every
-strategy in one table) and `choose-strategies` (their validation scores); see `benchmarks/continual_strategies.py`.
+strategy in one table) and `choose-strategies` (their validation scores); see `benchmarks/continual_strategies.py`;
+`seeds` (a step of five seeds' networks in one vectorised program).
 `--checkpoint FOLDER` keeps finished seeds; the same command after a kill goes on to the same numbers.
 """
 
@@ -21,12 +22,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import continual
 from benchmarks import continual_strategies
 from benchmarks.record import Row, parser, quartiles, rows_of, write
 from continual import predictive
+from continual.strategies import network as networks
 from probinf.runs import Checkpoint, Loop, drive
 
 _NUM_SEEDS, _VALIDATION = 5, 0.1
@@ -209,6 +212,35 @@ def throughput(num_examples: int, num_features: int = 100, num_classes: int = 10
     assert (head.probabilities(belief, clean_z).argmax(axis=1) == clean_y).all()
 
 
+def seeds_at_once(num_seeds: int, repeats: int) -> Iterator[Row]:
+    """A training step of several seeds' networks in one vectorised program, over as many steps of one network."""
+    training, rng = networks.Training(hidden=(256, 256)), np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(num_seeds, training.batch, 784)), jnp.float32)
+    y = jnp.asarray(rng.integers(0, 10, (num_seeds, training.batch)))
+    each = [networks.initial(jax.random.key(i), training, 784, 10, np.float32) for i in range(num_seeds)]
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+    def step(state: networks.Trained, x: jax.Array, y: jax.Array) -> Any:
+        return networks._step(training, state, x, y, None, networks.cross_entropy)
+
+    vectorised = jax.jit(jax.vmap(step))
+    calls = {
+        "one by one": lambda: [step(*given) for given in zip(each, x, y, strict=True)],
+        "at once": lambda: vectorised(together, x, y),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for k in range(repeats + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            jax.block_until_ready(jax.tree.leaves(call()))
+            if k:
+                taken[name].append(1e3 * (time.perf_counter() - began))
+    ratios = np.array(taken["at once"]) / np.array(taken["one by one"])
+    said = ", ".join(f"{name} {np.median(times):.2f} ms" for name, times in taken.items())
+    claim = f"Seeds: a step of {num_seeds} networks 784-256-256-10 in one vectorised program, time over one by one"
+    yield Row(claim, float(np.median(ratios)), "ratio", None, peer=said, n=repeats, spread=quartiles(ratios))
+
+
 def _resident() -> int:
     """Resident bytes of this process."""
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -217,7 +249,7 @@ def _resident() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser((__doc__ or "").splitlines()[0])
     options.add_argument(
-        "--only", nargs="+", choices=[*SETTINGS, "stream", "choose", "strategies", "choose-strategies"]
+        "--only", nargs="+", choices=[*SETTINGS, "stream", "seeds", "choose", "strategies", "choose-strategies"]
     )
     options.add_argument("--data", type=pathlib.Path, help="folder of the data sets; else PROBINF_DATA")
     options.add_argument("--seeds", type=int, default=_NUM_SEEDS, help="how many, from --seed on")
@@ -248,6 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows += rows_of(f"split-{name}: validation", "%", None, chosen)
     if "stream" in groups:
         rows += rows_of("Stream", "examples/s", None, lambda: throughput(100_000 if given.quick else 1_000_000))
+    if "seeds" in groups:
+        rows += rows_of("Seeds", "ratio", None, lambda: seeds_at_once(5, 5 if given.quick else 200))
     for name in given.benchmarks or continual_strategies.BENCHMARKS:
         if "choose-strategies" in groups or "strategies" in groups:
             rows += rows_of(f"split-{name}: strategies", "%", None, lambda name=name: _strategies(name, given, seeds))
