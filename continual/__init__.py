@@ -40,6 +40,7 @@ from continual.strategies import ProtoCL as ProtoCL
 from continual.strategies import ReleasedProtoCL as ReleasedProtoCL
 from continual.strategies import Replay as Replay
 from continual.strategies import ReservoirMemory as ReservoirMemory
+from continual.strategies import Shifts as Shifts
 from continual.strategies import SynapticIntelligence as SynapticIntelligence
 from continual.strategies import Training as Training
 from continual.streams import Examples as Examples

@@ -271,6 +271,22 @@ def test_limits_of_the_prototypes_predictive(embedded):
     np.testing.assert_array_equal(sure.log_joint(z).argmax(axis=1), nearest)
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2)])
+def test_shifted_images_are_all_the_moves_of_the_image_and_as_often(shape):
+    """At most 80 degrees of freedom of chi-square at p = 1e-6: 155.1."""
+    image = 1.0 + np.arange(np.prod(shape)).reshape(shape)
+    shifts, n = continual.Shifts(shape, pixels=4 if len(shape) == 2 else 1), 40_500
+    moved = np.asarray(shifts(jax.random.key(3), jnp.tile(jnp.asarray(image).reshape(1, -1), (n, 1))))
+    reach = range(2 * shifts.pixels + 1)
+    padded = np.pad(image, [(shifts.pixels,) * 2] * 2 + [(0, 0)] * (len(shape) - 2))
+    expected = [padded[a : a + 3, b : b + 4].reshape(-1) for a in reach for b in reach]
+    distinct, found = np.unique(moved, axis=0, return_counts=True)
+    known, times = np.unique(np.stack(expected), axis=0, return_counts=True)
+    np.testing.assert_array_equal(distinct, known)
+    wanted = n * times / len(expected)
+    assert ((found - wanted) ** 2 / wanted).sum() < 155.1
+
+
 def test_protocl_batches_are_balanced_in_both_halves():
     y = np.repeat([0, 3, 7], [50, 2, 200])
     for x, labels in balanced(np.arange(252.0)[:, None], y, 20, 6, np.random.default_rng(0)):
@@ -297,6 +313,7 @@ LEARNERS = {
     "vcl, coreset": continual.VCL(10, SMALL, coreset=4, samples=2),
     "function space": continual.FunctionSpaceVI(10, SMALL, MEMORY, context=6, samples=2),
     "protocl": continual.ProtoCL(10, SMALL, MEMORY, dimension=5),
+    "protocl, shifts": continual.ProtoCL(10, SMALL, MEMORY, dimension=5, augmentation=continual.Shifts((8, 8))),
     "protocl, released": continual.ReleasedProtoCL(10, SMALL, capacity=12, dimension=5),
     "predictive coding": continual.PredictiveCoding(10, SMALL),
 }
@@ -396,6 +413,9 @@ def test_flax_networks_are_accepted_where_dense_ones_are(tiny):
         (lambda: continual.VCL(10, coreset=-1), ArgumentError, "coreset: expected a number of examples"),
         (lambda: continual.FunctionSpaceVI(10, context=0), ArgumentError, "context: expected an integer"),
         (lambda: continual.ProtoCL(10, noise=-1.0), ArgumentError, "noise: expected a positive number"),
+        (lambda: continual.ProtoCL(10, augmentation=1), ArgumentTypeError, "augmentation: expected a function of key"),
+        (lambda: continual.Shifts((8,)), ArgumentError, r"shape: expected \(height, width\)"),
+        (lambda: continual.Shifts((8, 8), pixels=0), ArgumentError, "pixels: expected an integer"),
         (lambda: continual.ReleasedProtoCL(10, dropout=1.0), ArgumentError, "dropout: expected a share"),
         (lambda: continual.ReleasedProtoCL(10, l2=-1.0), ArgumentError, "l2: expected a number"),
     ],

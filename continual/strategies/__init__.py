@@ -1,6 +1,7 @@
 """Networks trained by gradient, with all that is done against forgetting: what exact heads are measured against."""
 
 from continual.strategies.architecture import Dense as Dense
+from continual.strategies.augmentation import Shifts as Shifts
 from continual.strategies.ewc import EWC as EWC
 from continual.strategies.fine_tuning import FineTuning as FineTuning
 from continual.strategies.flax_network import FlaxNetwork as FlaxNetwork

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +20,9 @@ from continual.strategies.network import Batch, Trained, Training, generator, ro
 from continual.strategies.prototypes import Prototypes, one_hot
 from continual.strategies.sequential import AbstractSequential, SequentialBelief
 from probinf.arguments import positive_integer
+from probinf.errors import ArgumentTypeError
+
+Augmentation = Callable[[Array, Array], Array]  # key and the rows of a batch to rows
 
 
 class Embedding(eqx.Module):
@@ -87,6 +90,8 @@ class ProtoCL(AbstractSequential):
         memory: which examples are kept.
         dimension: of the embedding.
         noise: s² where the optimiser starts.
+        augmentation: (key, rows) to rows, applied to every batch of training, such as `Shifts((28, 28))`: the few
+            stored examples are then not learnt by heart. Prototypes are counted from examples as they are.
 
     References:
         Kessler et al. (2023), On sequential Bayesian inference for continual learning, section 7.
@@ -95,10 +100,16 @@ class ProtoCL(AbstractSequential):
     memory: AbstractMemory = BalancedMemory()
     dimension: int = eqx.field(static=True, default=128)
     noise: float = eqx.field(static=True, default=1.0)
+    augmentation: Augmentation | None = None
 
     def __check_init__(self) -> None:
         positive_integer("dimension", self.dimension)
         positive("noise", self.noise)
+        if self.augmentation is not None and not callable(self.augmentation):
+            raise ArgumentTypeError(
+                f"augmentation: expected a function of key and rows such as Shifts((28, 28)), found "
+                f"{type(self.augmentation).__name__}."
+            )
 
     def fresh(self, key: Array, width: int, dtype: Any) -> tuple[Embedding, ProtoPast]:
         network = self.training.architecture.initial(key, width, self.dimension, dtype)
@@ -111,13 +122,17 @@ class ProtoCL(AbstractSequential):
         self, key: Array, parameters: Embedding, past: ProtoPast, x: np.ndarray, y: np.ndarray
     ) -> tuple[Embedding, ProtoPast, int, float]:
         key_order, key_memory = jax.random.split(key)
+        key_augment = jax.random.fold_in(key, 2)
         state, losses = self.with_optimiser(parameters, x.shape[1]), []
         counts = past.counts + jnp.asarray(np.bincount(y, minlength=self.num_classes), past.counts.dtype)
         steps = self.training.epochs * -(-len(x) // self.training.batch)
         rows = np.concatenate([np.asarray(past.stored.inputs, x.dtype), x])
         labels = np.concatenate([np.asarray(past.stored.labels), y])
-        for piece, its in balanced(rows, labels, self.training.batch, steps, generator(key_order)):
-            state, loss = _step(self.training, state, jnp.asarray(piece), jnp.asarray(its), counts > 0)
+        for i, (piece, its) in enumerate(balanced(rows, labels, self.training.batch, steps, generator(key_order))):
+            piece, its = jnp.asarray(piece), jnp.asarray(its)
+            if self.augmentation is not None:
+                piece = _augmented(self.augmentation, key_augment, jnp.asarray(i), piece)
+            state, loss = _step(self.training, state, piece, its, counts > 0)
             losses.append(loss)
         stored = self.memory.with_examples(past.stored, x, y, generator(key_memory))
         prototypes = self.counted(state.parameters, stored, counts)
@@ -154,6 +169,11 @@ def balanced(x: np.ndarray, y: np.ndarray, batch: int, steps: int, rng: np.rando
             places = np.flatnonzero(shift[turns] == k)
             chosen[places] = pool[rng.integers(0, len(pool), len(places))]
         yield x[chosen], y[chosen]
+
+
+@eqx.filter_jit
+def _augmented(augmentation: Augmentation, key: Array, number: Array, rows: Array) -> Array:
+    return augmentation(jax.random.fold_in(key, number), rows)
 
 
 @eqx.filter_jit
