@@ -17,7 +17,10 @@ import numpy as np
 import numpyro.distributions as dist
 
 import probinf as pi
+import smc
 from benchmarks.reference_filter import systematic
+from probinf.language.arctangent import arctan2
+from probinf.language.small_products import product
 from smc.paired_threefry import paired
 from smc.particles import summed
 from smc.resample_lanes import resample_if
@@ -155,8 +158,8 @@ def parts(num: int, num_tracks: int | None) -> dict[str, Step]:
     x, log_weights = x.astype(jnp.float32), log_weights.astype(jnp.float32)
 
     def model(x: jax.Array, z: jax.Array) -> tuple:
-        x = x @ F.T
-        gaps = (z[0] - jnp.hypot(x[:, 0], x[:, 1])) / RANGE_SD, (z[1] - jnp.arctan2(x[:, 1], x[:, 0])) / BEARING_SD
+        x = product(jnp.asarray(F)[None], x)
+        gaps = (z[0] - jnp.hypot(x[:, 0], x[:, 1])) / RANGE_SD, (z[1] - arctan2(x[:, 1], x[:, 0])) / BEARING_SD
         return x, -0.5 * (gaps[0] ** 2 + gaps[1] ** 2)
 
     def resample(key: jax.Array, log_weights: jax.Array, x: jax.Array) -> jax.Array:
@@ -173,6 +176,10 @@ def parts(num: int, num_tracks: int | None) -> dict[str, Step]:
         "mean weight and effective sample size": (summed, log_weights),
         "resampling when due": (resample, keys, log_weights, x),
     }
+    if num_tracks is None:
+        filter_ = pi.Filter(system(), smc.ParticleFilter(num))
+        step, state = filter_.step_function("radar"), filter_.start(key, 0.0).state
+        jobs["the whole step without resampling, its arguments at hand"] = (step, state, np.float32(1.0), z)
 
     def timed(function: Callable, *args: Any) -> Step:
         run = jax.jit(function if num_tracks is None else jax.vmap(function))

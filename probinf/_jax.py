@@ -24,15 +24,18 @@ __all__ = [
     "Primitive",
     "Tracer",
     "Var",
+    "atan2_p",
     "bind_equation",
     "callee",
     "cond_p",
     "define_statement",
+    "dot_general_p",
     "is_dropped",
     "is_mapped_by",
     "jaxpr_as_fun",
     "jaxprs_in_params",
     "literal_value",
+    "reduce_sum_p",
     "scan_counts",
     "scan_p",
     "shaped",
@@ -48,6 +51,9 @@ __all__ = [
 scan_p = _primitives.scan_p
 cond_p = _primitives.cond_p
 while_p = _primitives.while_p
+atan2_p = _primitives.atan2_p
+dot_general_p = _primitives.dot_general_p
+reduce_sum_p = _primitives.reduce_sum_p
 
 #: Call-like primitives that are entered when random choices are inside, with the parameter that holds the callee.
 CALLS = {

@@ -33,14 +33,19 @@ def _generator(rounds: int, name: str, tag: str, longest: int = 2**32) -> Any:
         return threefry(key, first, second, rounds)
 
     def words(key: jax.Array, pairs: int) -> tuple[jax.Array, jax.Array]:
-        def both(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if jax.default_backend() != "cpu":
             return hashed(key, jax.lax.iota(jnp.uint32, pairs), _BITS)
 
-        if jax.default_backend() != "cpu":
-            return both(key)
-        # A call of its own on CPU: fused into what uses them the rounds may be computed once for every use.
+        def both(key: jax.Array) -> jax.Array:
+            found = hashed(key, jax.lax.iota(jnp.uint32, pairs), _BITS)
+            # As two results they would be computed apart, each with all rounds.
+            return jax.lax.complex(*(jax.lax.bitcast_convert_type(word, jnp.float32) for word in found))
+
+        # A call of its own: fused into what uses them the rounds may be computed once for every use.
         with xla_marks(inlineable="false"):
-            return jax.jit(both)(key)
+            found = jax.jit(both)(key)
+        first, second = (jax.lax.bitcast_convert_type(part(found), jnp.uint32) for part in (jax.lax.real, jax.lax.imag))
+        return first, second
 
     def bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
         size = math.prod(shape)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from probinf.errors import ArgumentError
-from probinf.streaming import AbstractFilterMethod, stack_beliefs, unstack_beliefs
+from probinf.streaming import AbstractFilterMethod, compiled, stack_beliefs, unstack_beliefs
 from smc.ensemble import EnsembleKalmanFilter
 from smc.extended import EKF
 from smc.gaussian_sum import GaussianSum
@@ -277,6 +277,21 @@ def test_10_a_batch_is_as_good_as_single_calls(row):
         batch, infos = filter.update_batch(stack_beliefs(beliefs), times, "gps", values)
         singles = [filter.update(b, t, "gps", v) for b, t, v in zip(beliefs, times, values, strict=True)]
         _agree(batch, infos, singles)
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_a_batch_too_large_for_the_cache_is_as_good_as_single_calls(size, monkeypatch):
+    """Two beliefs at a time; of five, one is left over."""
+    filter = cruise().filter(ParticleFilter(30))
+    beliefs = [filter.start(k, 0.0) for k in range(size)]
+    batch = stack_beliefs(beliefs)
+    monkeypatch.setattr(compiled, "_CACHE", sum(x.nbytes for x in jax.tree.leaves(batch.state)) // 2)
+    assert compiled._block(batch.state) == 2
+    values = np.linspace(-1.0, 1.0, 2 * size).reshape(size, 2)
+    for times in (np.linspace(0.2, 0.6, size), np.full(size, 0.6)):
+        after, infos = filter.update_batch(batch, times, "gps", values)
+        singles = [filter.update(b, t, "gps", v) for b, t, v in zip(beliefs, times, values, strict=True)]
+        _agree(after, infos, singles)
 
 
 def _agree(batch, infos, singles):

@@ -15,6 +15,7 @@ import numpyro.distributions as dist
 from numpyro.distributions.batch_util import promote_batch_shape
 
 from probinf._jax import ClosedJaxpr, as_strong, jaxprs_in_params
+from probinf.language.small_products import draw_normal
 from probinf.unrolled_threefry import rolled
 
 
@@ -38,6 +39,8 @@ def draw(distribution: dist.Distribution, key: jax.Array) -> jax.Array:
         NotImplementedError: the distribution is improper.
     """
     with standard_promotion():
+        if type(distribution) is dist.MultivariateNormal:
+            return draw_normal(distribution, key)
         try:
             return jnp.asarray(distribution.sample(key))
         except NotImplementedError:  # Poisson: for JAX's own kind of key only

@@ -28,7 +28,8 @@ class Door:
         self.system = system
         self._channels: dict[str, Channel] = {}
         self._supports: dict[str, Any] = {}
-        self._plain: dict[str, Channel] = {}  # those of which a finite value of the right shape is a legal one
+        # Those of which a finite value of the right shape is a legal one, and that nothing of it is missing.
+        self._plain: dict[str, tuple[Channel, np.ndarray]] = {}
         self._control_shape: tuple[int, ...] | None = None
 
     def channel(self, name: str, input_shape: tuple[int, ...] | None) -> Channel:
@@ -49,7 +50,7 @@ class Door:
             self._channels[name] = Channel(name, tuple(distribution.event_shape), input_shape)
             self._supports[name] = _checkable_support(distribution)
             if input_shape is None and self._supports[name] is None:
-                self._plain[name] = self._channels[name]
+                self._plain[name] = (self._channels[name], np.ones(distribution.event_shape, bool))
         channel = self._channels[name]
         if channel.input_shape != input_shape:
             raise ArgumentError(
@@ -60,10 +61,10 @@ class Door:
     def event(self, name: str, value: Any, inputs: Any, batch: tuple[int, ...] = ()) -> tuple[Channel, tuple]:
         """The channel, and (value, observed, inputs) as arrays with missing coordinates set to zero."""
         if inputs is None and not batch and isinstance(name, str):
-            channel = self._plain.get(name)
-            found = None if channel is None else _few_finite(value, channel.value_shape)
-            if channel is not None and found is not None:
-                return channel, (found.astype(self.system.dtype), np.ones(found.shape, bool), None)
+            plain = self._plain.get(name)
+            found = None if plain is None else _few_finite(value, plain[0].value_shape)
+            if plain is not None and found is not None:
+                return plain[0], (found.astype(self.system.dtype), plain[1], None)
         where = self.system.label(name)
         self.system.sensor(name)
         inputs = None if inputs is None else self._array(f"{where}, inputs", inputs, batch)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from probinf._jax import Tracer
 from probinf.errors import ArgumentError, ArgumentTypeError, DataError, InferenceError
 from probinf.random import as_key
 from probinf.representations.concrete import default_float, is_concrete
@@ -311,10 +312,11 @@ class Filter:
     def _step_to(self, belief: StreamBelief, t: Any, sensor: str | None) -> tuple[np.float64, np.float64]:
         if not isinstance(belief, StreamBelief):
             raise ArgumentTypeError(f"belief: expected one from start(), found {type(belief).__name__}.")
-        if np.ndim(belief.time):
+        now = belief.time
+        if np.ndim(now):
             raise ArgumentError("belief: it is a batch; use update_batch.")
         t = _time("t", t)
-        dt = t - belief.time
+        dt = t - now
         if dt < 0.0 and sensor is None:
             raise ArgumentError(
                 f"predict: t = {t:g} s lies before the belief's time {float(belief.time):g} s; "
@@ -347,8 +349,7 @@ class Filter:
     def _advance(
         self, belief: StreamBelief, t: np.float64, channel: Channel | None, event: tuple
     ) -> tuple[StreamBelief, UpdateInfo]:
-        dt = t - belief.time
-        state, evidence, info = self._call(compiled.step, channel, belief, dt, event)
+        state, evidence, info = self._call(compiled.step, channel, belief, t - belief.time, event)
         name = None if channel is None else channel.name
         self._report(info, lambda _: f"sensor {name!r}, t = {t:g} s" if name else f"prediction to {t:g} s", belief)
         if self.on_fault == "stop" and is_concrete(info.fault) and int(info.fault):
@@ -378,10 +379,11 @@ class Filter:
 
     def _report(self, info: UpdateInfo, where: Any, partial: Any) -> None:
         """Raise for a fault flagged by compiled code, now that the host looks at it."""
-        if self.on_fault != "raise" or not is_concrete(info.fault):
+        fault = info.fault
+        if self.on_fault != "raise" or isinstance(fault, Tracer):
             return
-        faults = np.asarray(info.fault)
-        if not np.count_nonzero(faults):
+        faults = np.asarray(fault)
+        if not faults.any():
             return
         first = int(np.flatnonzero(faults)[0])
         error = InferenceError(f"{where(first)}: {Fault(int(faults.reshape(-1)[first])).explain()}")

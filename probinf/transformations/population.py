@@ -36,6 +36,7 @@ from probinf.language.primitives import (
 from probinf.language.sites import has_statements, sites_of
 from probinf.transformations.ancestor_sampling import exchange, log_future_from, log_future_now
 from probinf.transformations.conditional import Conditional
+from probinf.transformations.equations import quicker
 from probinf.transformations.resampling import effective_sample_size, scheme
 from probinf.transformations.taint import is_markov_loop, last_use, may_score, random_carries, random_loop, taint
 
@@ -298,6 +299,9 @@ class _Walker:
     def deterministic(self, eqn: Any, operands: list) -> list:
         if not any(isinstance(x, Many) for x in operands):
             return _jax.bind_equation(eqn, operands)
+        result = quicker(eqn, [*map(_array, operands)], _flags(operands))
+        if result is not None:
+            return [Many(result)]
         axes = [0 if isinstance(x, Many) else None for x in operands]
         results = jax.vmap(lambda *xs: _jax.bind_equation(eqn, xs), in_axes=axes, axis_size=self.num)(
             *map(_array, operands)
