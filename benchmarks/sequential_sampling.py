@@ -11,6 +11,7 @@ there. The normalising flow needs flowjax. Run it without XLA_FLAGS that switch 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -27,9 +28,12 @@ from continual import metrics, predictive
 from continual import sequential_sampling as sampling
 from probinf.runs import files
 
-JOINT, SMC = "joint NUTS", "SMC over tasks"
+JOINT, SMC = "joint HMC", "SMC over tasks"
 LABELS = (JOINT, SMC, "normalising flow", "mixture, units aligned", "mixture", "Gaussian")
+CHAINS = pi.ChEES(num_warmup=250, num_draws=800, num_chains=8, target_acceptance=0.5, init="prior")
+ORACLE = "joint NUTS"  # the same posterior by another sampler, for the first seed of the toys
 NUTS = pi.NUTS(num_warmup=400, num_draws=500, init="prior")
+POWERS = (0.1, 0.3, 0.6)
 _NUM_SEEDS = 5
 _CONVERGED = 1.01
 _IMAGES = 200  # training images of each MNIST task
@@ -37,19 +41,20 @@ _IMAGES = 200  # training images of each MNIST task
 
 def learners(network: sampling.SoftmaxNetwork, grid: np.ndarray, quick: bool) -> dict[str, Any]:
     """What is compared, cheapest first."""
-    nuts = pi.NUTS(num_warmup=50, num_draws=60, init="prior") if quick else NUTS
-    settings: Any = {"sampler": nuts, "grid": grid}
+    chains = dataclasses.replace(CHAINS, num_warmup=30, num_draws=30) if quick else CHAINS
+    settings: Any = {"sampler": chains, "grid": grid, "powers": POWERS[1:2] if quick else POWERS}
     mixture = sampling.MixtureEstimator((1, 2, 4))
     estimators = {
         "Gaussian": sampling.GaussianEstimator(),
         "mixture": mixture,
         "mixture, units aligned": sampling.Aligned(mixture, network),
-        "normalising flow": sampling.FlowEstimator(epochs=2 if quick else 100),
+        "normalising flow": sampling.FlowEstimator(epochs=2 if quick else 20),
     }
     found = {label: sampling.PosteriorAsPrior(network, each, **settings) for label, each in estimators.items()}
     particles = 16 if quick else 256
     smc = sampling.TaskSMC(network, num_particles=particles, max_moves=4 if quick else 32, grid=grid)
-    return found | {SMC: smc, JOINT: sampling.JointSampling(network, **settings)}
+    joint = sampling.JointSampling(network, **settings)
+    return found | {SMC: smc, JOINT: joint, ORACLE: sampling.JointSampling(network, NUTS, grid=grid)}
 
 
 def toys(quick: bool, seed: int, data: pathlib.Path | None) -> tuple[Any, Any, np.ndarray]:
@@ -107,8 +112,9 @@ def cells(name: str, given: Any) -> Runs:
     """All runs of a benchmark; those in files are read. A run that breaks down is left out."""
     found: dict[str, dict[int, Any]] = {}
     for seed in range(given.seed, given.seed + (1 if given.quick else given.seeds)):
+        labels = (*LABELS, ORACLE) if name == "toys" and seed == given.seed and not given.quick else LABELS
         paths = {
-            label: None if given.cells is None else given.cells / f"{name}, {label}, {seed}.json" for label in LABELS
+            label: None if given.cells is None else given.cells / f"{name}, {label}, {seed}.json" for label in labels
         }
         missing = []
         for label, path in paths.items():
@@ -120,9 +126,9 @@ def cells(name: str, given: Any) -> Runs:
             continue
         stream, network, grid = STREAMS[name](given.quick, seed, given.data)
         for label, learner in learners(network, grid, given.quick).items():
-            path = paths[label]
-            if label not in missing or label not in (given.learners or LABELS):
+            if label not in missing or label not in (given.learners or labels):
                 continue
+            path = paths[label]
             print(f"{name}, {label}, seed {seed}", flush=True)
             try:
                 run = cell(learner, stream, seed)
@@ -171,14 +177,20 @@ def table(name: str, found: Runs) -> Iterator[Row]:
         yield Row(claim, float(r_hat.max()), "", _CONVERGED, peer=peer, n=len(runs))
         gap = gaps(found, label)
         if label != JOINT and len(gap):
-            claim = f"{name}, {label}: posterior gap to joint NUTS after the last task, total variation"
+            claim = f"{name}, {label}: posterior gap to joint HMC after the last task, total variation"
             peer = f"after each task {by_stage(gap.mean(axis=0), 3)}"
             yield Row(claim, float(gap[:, -1].mean()), "", None, peer=peer, n=len(gap))
     both = set(found.get(SMC, {})) & set(found.get(JOINT, {}))
     if both:
         last = [[found[label][seed]["accuracy"][-1][0] for label in (SMC, JOINT)] for seed in both]
-        claim = f"{name}: accuracy on task 1 after the last task, SMC over tasks against joint NUTS, largest difference"
+        claim = f"{name}: accuracy on task 1 after the last task, SMC over tasks against joint HMC, largest difference"
         yield Row(claim, float(100 * np.abs(np.diff(last, axis=1)).max()), "%", 2.0, n=len(both))
+    for run in found.get(ORACLE, {}).values():
+        claim = f"{name}: posterior gap of joint NUTS to joint HMC after the last task, first seed, total variation"
+        gap = gaps(found, ORACLE)
+        if len(gap):
+            peer = f"after each task {by_stage(gap[0], 3)}; R-hat of NUTS {by_stage(np.array(run['r_hat']), 4)}"
+            yield Row(claim, float(gap[0, -1]), "", None, peer=peer, n=1)
     complete = set.intersection(*(set(found.get(label, {})) for label in LABELS))
     yield Row(f"{name}: seeds with every learner", float(len(complete)), "seeds", float(_NUM_SEEDS), "higher")
 
@@ -249,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--only", nargs="+", choices=[*STREAMS], default=[*STREAMS])
     options.add_argument("--data", type=pathlib.Path, help="folder of the data sets; else PROBINF_DATA")
     options.add_argument("--seeds", type=int, default=_NUM_SEEDS, help="how many, from --seed on")
-    options.add_argument("--learners", nargs="+", choices=LABELS, help="only these are run")
+    options.add_argument("--learners", nargs="+", choices=(*LABELS, ORACLE), help="only these are run")
     options.add_argument("--cells", type=pathlib.Path, help="folder for finished runs")
     options.add_argument("--recorded", action="store_true", help="rows and picture of the runs in --cells, no new run")
     options.add_argument("--figure", type=pathlib.Path, help="picture of the curves")

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from continual.checks import positive
+from continual.sequential_sampling.coordinates import AbstractCoordinates, standard_normal_log_prob
 from continual.sequential_sampling.densities import AbstractEstimator, require_enough
 from probinf.arguments import positive_integer
 from probinf.errors import InferenceError
@@ -65,9 +66,32 @@ class FlowBelief(AbstractBelief):
         z = jax.scipy.linalg.solve_triangular(self.scale, centred.T, lower=True).T
         return self.flow.log_prob(z).reshape(x.shape[:-1]) - jnp.sum(jnp.log(jnp.diagonal(self.scale)))
 
+    def coordinates(self) -> FlowCoordinates:
+        """Where this density is standard normal."""
+        return FlowCoordinates(self)
+
     def as_mixture(self, k: int) -> GaussianMixture:
         """A mixture fitted to 4096 draws."""
         return GaussianMixture.from_samples(self.sample(self.key, _MOMENT_DRAWS), k=k, key=self.key)
+
+
+class FlowCoordinates(AbstractCoordinates):
+    """Weights as what a flow makes of standard normal z.
+
+    References:
+        Hoffman et al. (2019), NeuTra-lizing bad geometry in Hamiltonian Monte Carlo using neural transport.
+    """
+
+    belief: FlowBelief
+
+    def weights(self, z: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        return self.belief.shift + self.belief.scale @ self.belief.flow.bijection.transform(z)
+
+    def log_prob(self, z: Float[Array, " dim"]) -> Float[Array, ""]:
+        return standard_normal_log_prob(z)
+
+    def sample(self, key: jax.Array) -> Float[Array, " dim"]:
+        return jax.random.normal(key, self.belief.shift.shape, self.belief.shift.dtype)
 
 
 class FlowEstimator(AbstractEstimator):

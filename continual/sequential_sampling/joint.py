@@ -9,18 +9,16 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-import probinf as pi
 from continual.sequential_sampling.weight_models import AbstractWeightModel
 from continual.sequential_sampling.weight_posterior import (
+    NUTS,
     AbstractWeightSampler,
+    Sampler,
     WeightBelief,
+    check_sampler,
     check_sampler_settings,
-    weights_program,
+    sampled,
 )
-from probinf.errors import ArgumentTypeError
-
-Sampler = pi.NUTS | pi.ChEES
-NUTS = pi.NUTS(num_warmup=500, num_draws=1000, init="prior")
 
 
 class JointSampling(AbstractWeightSampler):
@@ -29,6 +27,8 @@ class JointSampling(AbstractWeightSampler):
     Args:
         model: what the weights mean.
         sampler: `pi.NUTS` or `pi.ChEES`; `init="prior"` gives chains independent starts.
+        powers: of the likelihood, rising to below 1, each with a warm-up of its own, that each chain passes through
+            first: annealing, for posteriors of regions that chains seldom leave.
         grid: inputs for R-hat; see `convergence`.
         num_kept: draws that predictions are the mean of.
 
@@ -39,26 +39,17 @@ class JointSampling(AbstractWeightSampler):
 
     model: AbstractWeightModel
     sampler: Sampler = eqx.field(static=True, default=NUTS)
+    powers: tuple[float, ...] = eqx.field(static=True, default=(), kw_only=True)
     grid: Any = eqx.field(default=None, kw_only=True)
     num_kept: int = eqx.field(static=True, default=500, kw_only=True)
 
     def __check_init__(self) -> None:
         check_sampler_settings(self.grid, self.num_kept, self.model.num_inputs)
-        check_sampler(self.sampler)
+        check_sampler(self.sampler, self.powers)
 
     def learnt(self, key: Array, belief: WeightBelief, x: Array, y: Array) -> WeightBelief:
         if belief.stored is not None:
             x = jnp.concatenate([belief.stored[0], x])
             y = jnp.concatenate([belief.stored[1], y])
-        found = self.sampler.run(weights_program(self.model, belief.prior, x, y), key)
-        return dataclasses.replace(belief, draws=jnp.asarray(found["weights"]), stored=(x, y))
-
-
-def check_sampler(sampler: Any) -> None:
-    """Door check of a sampler.
-
-    Raises:
-        ArgumentTypeError: it is neither NUTS nor ChEES.
-    """
-    if not isinstance(sampler, pi.NUTS | pi.ChEES):
-        raise ArgumentTypeError(f"sampler: expected pi.NUTS(...) or pi.ChEES(...), found {sampler!r}.")
+        draws = sampled(self.sampler, self.powers, self.model, belief.prior, x, y, key)
+        return dataclasses.replace(belief, draws=draws, stored=(x, y))

@@ -7,18 +7,19 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from continual.sequential_sampling.densities import AbstractEstimator, GaussianEstimator
-from continual.sequential_sampling.joint import NUTS, Sampler, check_sampler
 from continual.sequential_sampling.weight_models import AbstractWeightModel
 from continual.sequential_sampling.weight_posterior import (
+    NUTS,
     AbstractWeightSampler,
+    Sampler,
     WeightBelief,
+    check_sampler,
     check_sampler_settings,
-    weights_program,
+    sampled,
 )
 from probinf.errors import ArgumentError
 
@@ -33,6 +34,8 @@ class PosteriorAsPrior(AbstractWeightSampler):
         model: what the weights mean.
         estimator: how a density is fitted.
         sampler: `pi.NUTS` or `pi.ChEES`; `init="prior"` gives chains independent starts.
+        powers: of the likelihood, rising to below 1, each with a warm-up of its own, that each chain passes through
+            first: annealing, for posteriors of regions that chains seldom leave.
         grid: inputs for R-hat; see `convergence`.
         num_kept: draws that predictions are the mean of.
 
@@ -49,12 +52,13 @@ class PosteriorAsPrior(AbstractWeightSampler):
     model: AbstractWeightModel
     estimator: AbstractEstimator = GaussianEstimator()
     sampler: Sampler = eqx.field(static=True, default=NUTS)
+    powers: tuple[float, ...] = eqx.field(static=True, default=(), kw_only=True)
     grid: Any = eqx.field(default=None, kw_only=True)
     num_kept: int = eqx.field(static=True, default=500, kw_only=True)
 
     def __check_init__(self) -> None:
         check_sampler_settings(self.grid, self.num_kept, self.model.num_inputs)
-        check_sampler(self.sampler)
+        check_sampler(self.sampler, self.powers)
         found = self.sampler.num_chains * (self.sampler.num_draws // self.sampler.thinning)
         least = self.estimator.num_required(self.model.num_weights)
         if found < least:
@@ -65,7 +69,6 @@ class PosteriorAsPrior(AbstractWeightSampler):
 
     def learnt(self, key: Array, belief: WeightBelief, x: Array, y: Array) -> WeightBelief:
         key_sample, key_fit = jax.random.split(key)
-        found = self.sampler.run(weights_program(self.model, belief.prior, x, y), key_sample)
-        draws = np.asarray(found["weights"])
-        prior = self.estimator.fit(key_fit, draws.reshape(-1, draws.shape[2]))
-        return dataclasses.replace(belief, prior=prior, draws=jnp.asarray(draws))
+        draws = sampled(self.sampler, self.powers, self.model, belief.prior, x, y, key_sample)
+        prior = self.estimator.fit(key_fit, np.asarray(draws).reshape(-1, draws.shape[2]))
+        return dataclasses.replace(belief, prior=prior, draws=draws)

@@ -141,10 +141,17 @@ class SoftmaxNetwork(AbstractWeightModel):
         self, weights: Float[Array, " weights"], inputs: Float[Array, "examples features"]
     ) -> Float[Array, "examples classes"]:
         """Log probabilities of the classes up to a constant in each row."""
+        return self._columns(weights, inputs).T
+
+    def _columns(
+        self, weights: Float[Array, " weights"], inputs: Float[Array, "examples features"]
+    ) -> Float[Array, "classes examples"]:
+        """Logits, an example a column: layers are narrow, and long rows are what processors are fast at."""
         *inner, last = self.layers(weights)
+        columns = inputs.T
         for layer in inner:
-            inputs = jax.nn.relu(inputs @ layer[:-1] + layer[-1:])
-        return inputs @ last[:-1] + last[-1:]
+            columns = jax.nn.relu(layer[:-1].T @ columns + layer[-1][:, None])
+        return last[:-1].T @ columns + last[-1][:, None]
 
     def functions(
         self, weights: Float[Array, " weights"], inputs: Float[Array, "examples features"]
@@ -161,8 +168,8 @@ class SoftmaxNetwork(AbstractWeightModel):
     def log_likelihood(
         self, weights: Float[Array, " weights"], inputs: Float[Array, "examples features"], targets: Array
     ) -> Float[Array, ""]:
-        log_probabilities = jax.nn.log_softmax(self.logits(weights, inputs), axis=1)
-        return jnp.sum(jnp.take_along_axis(log_probabilities, targets[:, None], axis=1))
+        log_probabilities = jax.nn.log_softmax(self._columns(weights, inputs), axis=0)
+        return jnp.sum(jnp.take_along_axis(log_probabilities, targets[None], axis=0))
 
 
 class LinearGaussian(AbstractWeightModel):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,9 +20,10 @@ import probinf as pi
 from continual.checks import checked_inputs
 from continual.learner import AbstractLearner, AbstractPredictor, UpdateInfo, nothing_learnt
 from continual.moments import in_batches
+from continual.sequential_sampling.coordinates import AbstractCoordinates, coordinates
 from continual.sequential_sampling.weight_models import AbstractWeightModel, SoftmaxNetwork
 from probinf.arguments import positive_integer
-from probinf.errors import ArgumentError
+from probinf.errors import ArgumentError, ArgumentTypeError
 from probinf.inference.diagnostics import diagnose
 from probinf.random import as_key
 from probinf.representations.belief import AbstractBelief
@@ -27,30 +31,66 @@ from probinf.representations.belief import AbstractBelief
 _GRID = 100  # inputs that functions are compared at by default
 _ROWS = 100  # inputs in a compiled prediction
 
+Sampler = pi.NUTS | pi.ChEES
+NUTS = pi.NUTS(num_warmup=500, num_draws=1000, init="prior")
+
 
 class AsDistribution(dist.Distribution):
-    """A belief over weights as a NumPyro distribution, so that it can stand in a program."""
+    """The prior of z as a NumPyro distribution, so that it can stand in a program."""
 
-    pytree_data_fields = ("belief",)
+    pytree_data_fields = ("space",)
     support: Any = constraints.real_vector
 
-    def __init__(self, belief: AbstractBelief, size: int) -> None:
-        self.belief = belief
+    def __init__(self, space: AbstractCoordinates, size: int) -> None:
+        self.space = space
         super().__init__(batch_shape=(), event_shape=(size,), validate_args=False)
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
-        count = int(np.prod(sample_shape, dtype=int))
-        return self.belief.sample(key, count).reshape(*sample_shape, *self.event_shape)
+        keys = jax.random.split(key, int(np.prod(sample_shape, dtype=int)))
+        return jax.vmap(self.space.sample)(keys).reshape(*sample_shape, *self.event_shape)
 
     def log_prob(self, value: Any) -> Any:
-        return self.belief.log_prob(value)
+        return self.space.log_prob(value)
 
 
 @pi.model
-def weights_program(model: AbstractWeightModel, prior: AbstractBelief, inputs: Array, targets: Array) -> None:
-    """Weights from a prior that is data, and the likelihood of one task."""
-    weights = pi.sample("weights", AsDistribution(prior, model.num_weights))
-    pi.factor("likelihood", model.log_likelihood(weights, inputs, targets))
+def weights_program(
+    model: AbstractWeightModel, space: AbstractCoordinates, inputs: Array, targets: Array, power: Array
+) -> None:
+    """Coordinates of weights from a prior that is data, and a power of the likelihood of one task."""
+    z = pi.sample("z", AsDistribution(space, model.num_weights))
+    pi.factor("likelihood", power * model.log_likelihood(space.weights(z), inputs, targets))
+
+
+def sampled(
+    sampler: Sampler,
+    powers: Sequence[float],
+    model: AbstractWeightModel,
+    prior: AbstractBelief,
+    x: Array,
+    y: Array,
+    key: Array,
+) -> Float[Array, "chains draws weights"]:
+    """Draws of p(w) p(y | x, w), chain by chain.
+
+    Before the warm-up each chain passes through the posteriors with the likelihood to each of `powers`, a warm-up at
+    each: there, regions that chains seldom leave at power 1 are near to one another. Chains share what the sampler
+    adapts, never positions.
+    """
+    space = coordinates(prior)
+    annealing = dataclasses.replace(sampler, num_draws=1, thinning=1)
+    for number, power in enumerate(powers):
+        program = weights_program(model, space, x, y, jnp.asarray(power, x.dtype))
+        found = annealing.run(program, jax.random.fold_in(key, number))
+        annealing = dataclasses.replace(annealing, init={"z": found["z"][:, -1]})
+    program = weights_program(model, space, x, y, jnp.ones((), x.dtype))
+    found = dataclasses.replace(sampler, init=annealing.init).run(program, key)
+    return _weights(space, jnp.asarray(found["z"]))
+
+
+@eqx.filter_jit
+def _weights(space: AbstractCoordinates, z: Array) -> Array:
+    return jax.vmap(jax.vmap(space.weights))(z)
 
 
 class WeightPredictor(AbstractPredictor):
@@ -185,6 +225,19 @@ class AbstractWeightSampler(AbstractLearner):
 @eqx.filter_jit
 def _functions(model: AbstractWeightModel, draws: Array, grid: Array) -> Array:
     return jax.vmap(model.functions, in_axes=(0, None))(draws, grid)
+
+
+def check_sampler(sampler: Any, powers: Any) -> None:
+    """Door check of a sampler and of how its chains are annealed.
+
+    Raises:
+        ArgumentError: the powers do not rise from 0 to 1, both left out.
+        ArgumentTypeError: the sampler is neither NUTS nor ChEES.
+    """
+    if not isinstance(sampler, pi.NUTS | pi.ChEES):
+        raise ArgumentTypeError(f"sampler: expected pi.NUTS(...) or pi.ChEES(...), found {sampler!r}.")
+    if any(not low < high for low, high in itertools.pairwise((0.0, *powers, 1.0))):
+        raise ArgumentError(f"powers: expected rising numbers between 0 and 1, found {powers}.")
 
 
 def check_sampler_settings(grid: Any, num_kept: Any, width: int) -> None:
