@@ -10,6 +10,7 @@ from flax import nnx
 from scipy import linalg, special, stats
 
 from benchmarks.distribution_transformer.floors import best_fit, family_floor
+from transformers_gmm.batches import answer_all, in_pieces
 from transformers_gmm.config import TrainingConfig
 from transformers_gmm.meta_priors import NARROW, WIDE, Beta, GaussianMixtures, InverseGamma, inverse_factor
 from transformers_gmm.network import ResidualTransformer
@@ -163,6 +164,20 @@ def test_the_base_is_close_to_the_posterior(name, untrained):
     *_, problem, points, log_weights, log_posterior = solved(name)
     gaps = np.sum(np.exp(log_weights) * (log_posterior - problem.base.log_prob(points)), axis=-1)
     assert -5e-4 < np.mean(gaps) < untrained  # a divergence, up to the error of sums over a few points
+
+
+def test_a_large_batch_is_answered_in_pieces():
+    """200 problems at a time, the last piece filled up: the same answers in the same order."""
+    numbers = jnp.arange(317.0)
+    found = in_pieces(lambda x, y: {"sum": x + y["a"], "size": jnp.full(x.shape, len(x))}, (numbers, {"a": numbers}))
+    np.testing.assert_array_equal(found["sum"], 2 * numbers)
+    np.testing.assert_array_equal(found["size"], 200 if jax.default_backend() == "cpu" else 317)
+    task, draws = drawn("conjugate")
+    *_, problem, _, _, _ = solved("conjugate")
+    network = ResidualTransformer(task.config, rngs=nnx.Rngs(0))
+    answer = answer_all(network, task, draws.prior, draws.data)
+    assert answer.means.shape == (400, 5, 1)
+    np.testing.assert_allclose(answer.means[:40], problem.base.means, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["conjugate_2", "conjugate_5", "gaussian_process", "quantum", "quantum_as_run"])

@@ -17,6 +17,7 @@ from probinf.errors import ArgumentError, DataError, ModelError, UnknownNameErro
 from probinf.language.program import Program
 from probinf.random import as_key
 from probinf.representations.mixture import GaussianMixture
+from transformers_gmm.batches import answer_all
 from transformers_gmm.components import Components, heaviest
 from transformers_gmm.config import NetworkConfig, TrainingConfig
 from transformers_gmm.correction.result import Correction
@@ -230,12 +231,7 @@ class MixturePosterior:
         return data, jax.tree.map(lambda x: jnp.asarray(x, float)[None], Components.from_mixture(prior))
 
     def _answer(self, priors: Components, data: Array) -> Components:
-        return _answer(self.network, self.task, priors, data)
-
-
-@eqx.filter_jit
-def _answer(network: Any, task: ProgramTask, priors: Components, data: Array) -> Components:
-    return network(task.problem(priors, data))
+        return answer_all(self.network, self.task, priors, data)
 
 
 def _task(

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from probinf.errors import ArgumentError
+from transformers_gmm.batches import answer_all
+from transformers_gmm.components import Components
 from transformers_gmm.filtering import MixtureFilter
 from transformers_gmm.network import ResidualTransformer
 from transformers_gmm.published import DistributionTransformer
@@ -42,6 +44,20 @@ class Trained:
         if not isinstance(self.task, AbstractRecurrentTask):
             raise ArgumentError(f"task: {self.task.name!r} is a single update, not a state-space model to filter with.")
         return MixtureFilter(self.task, self.network)
+
+    def posteriors(self, prior: Any, data: Any) -> Components:
+        """Answers to n problems in one call.
+
+        Args:
+            prior: with leading axis n, as the task takes it (`task.draw(key, n)` makes such priors and data).
+            data: the same.
+
+        Raises:
+            ArgumentError: the task is a state-space model.
+        """
+        if isinstance(self.task, AbstractRecurrentTask):
+            raise ArgumentError(f"task: {self.task.name!r} is a state-space model; filter_method() makes it a filter.")
+        return answer_all(self.network, self.task, prior, data)
 
     def __repr__(self) -> str:
         record = self.header["record"]

@@ -66,6 +66,7 @@ class AbstractStaticTask(AbstractTask):
 
 _COARSE = 192
 _SIDES = (-6.0, 12.0)  # in standard deviations: posteriors of log x are short on the left and long on the right
+_NARROWEST = 0.05  # of a component, in standard deviations: none falls between two points of the grid
 
 LogDensity = Callable[[Float[Array, "batch points"]], Float[Array, "batch points"]]
 
@@ -126,20 +127,21 @@ def line_fit(
         k: number of components; they start side by side.
         num_steps: of expectation maximisation.
     """
-    grid = _even_grid(mean, sd)[..., None]
-    weights = jax.nn.softmax(log_density(grid[..., 0]), axis=-1)[..., None]
-    floor = 0.05 * sd[:, None]  # no component falls between two points of the grid
-    fit = side_by_side(mean, sd, k)
+    steps = jnp.linspace(*_SIDES, _COARSE, dtype=mean.dtype)
+    mass = jax.nn.softmax(log_density(_even_grid(mean, sd)), axis=-1)[:, None]
+    # In standard deviations the grid is the same for all, so all moments of all components are one matrix product.
+    powers = jnp.stack([jnp.ones_like(steps), steps, steps**2], axis=-1)
+    start = side_by_side(jnp.zeros_like(mean), jnp.ones_like(mean), k)
+    log_weights, centres, widths = start.log_weights, start.means[..., 0], start.scale_tril[..., 0, 0]
     for _ in range(num_steps):
-        gaps = (grid - fit.means[:, None, :, 0]) / fit.scale_tril[:, None, :, 0, 0]
-        each = fit.log_weights[:, None] - jnp.log(fit.scale_tril[:, None, :, 0, 0]) - 0.5 * gaps**2
-        shares = weights * jax.nn.softmax(each, axis=-1)
-        total = jnp.sum(shares, axis=1) + jnp.finfo(mean.dtype).tiny
-        means = jnp.sum(shares * grid, axis=1) / total
-        variances = jnp.sum(shares * (grid - means[:, None]) ** 2, axis=1) / total
-        log_weights = jax.nn.log_softmax(jnp.log(total), axis=-1)
-        fit = Components(log_weights, means[..., None], jnp.sqrt(variances + floor**2)[..., None, None])
-    return fit
+        gaps = (steps[None, None] - centres[..., None]) / widths[..., None]
+        each = (log_weights - jnp.log(widths))[..., None] - 0.5 * gaps**2
+        total, first, second = jnp.moveaxis((mass * jax.nn.softmax(each, axis=1)) @ powers, -1, 0)
+        total = total + jnp.finfo(mean.dtype).tiny
+        log_weights, centres = jax.nn.log_softmax(jnp.log(total), axis=-1), first / total
+        widths = jnp.sqrt(jnp.maximum(second / total - centres**2, 0) + _NARROWEST**2)
+    means, factors = mean[:, None] + sd[:, None] * centres, sd[:, None] * widths
+    return Components(log_weights, means[..., None], factors[..., None, None])
 
 
 def side_by_side(mean: Float[Array, " batch"], sd: Float[Array, " batch"], k: int) -> Components:
