@@ -285,6 +285,8 @@ def test_shifted_images_are_all_the_moves_of_the_image_and_as_often(shape):
     np.testing.assert_array_equal(distinct, known)
     wanted = n * times / len(expected)
     assert ((found - wanted) ** 2 / wanted).sum() < 155.1
+    with pytest.raises(ArgumentError, match=r"shape: images of shape .* have \d+ numbers, the inputs have 7"):
+        shifts(jax.random.key(0), jnp.zeros((2, 7)))
 
 
 def test_protocl_batches_are_balanced_in_both_halves():

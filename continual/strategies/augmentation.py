@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -38,7 +40,16 @@ class Shifts(eqx.Module):
         positive_integer("pixels", self.pixels)
 
     def __call__(self, key: Array, rows: Float[Array, "n size"]) -> Float[Array, "n size"]:
-        """The images, flattened as they came."""
+        """The images, flattened as they came.
+
+        Raises:
+            ArgumentError: rows of another size than images of this shape have.
+        """
+        if rows.shape[1] != math.prod(self.shape):
+            raise ArgumentError(
+                f"shape: images of shape {self.shape} have {math.prod(self.shape)} numbers, the inputs have "
+                f"{rows.shape[1]}."
+            )
         images = rows.reshape(len(rows), *self.shape)
         margin = (self.pixels, self.pixels)
         padded = jnp.pad(images, ((0, 0), margin, margin, *[(0, 0)] * (len(self.shape) - 2)))
