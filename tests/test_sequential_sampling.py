@@ -411,4 +411,4 @@ def test_the_benchmark_runs_at_smoke_size_and_goes_on_from_its_cells(tmp_path, c
     assert (tmp_path / "a.png").stat().st_size > 5000
     capsys.readouterr()
     assert benchmark.main([*given, "--recorded", "--json", str(tmp_path / "b.json")]) == 0
-    assert "task 0" not in capsys.readouterr().out
+    assert "task 0:" not in capsys.readouterr().out
