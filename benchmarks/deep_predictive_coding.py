@@ -276,16 +276,6 @@ class Peer:
         self._process.kill()
 
 
-def median_time(call: Callable[[], Any], repeats: int) -> float:
-    """Milliseconds."""
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        taken.append(time.perf_counter() - began)
-    return 1e3 * float(np.median(taken))
-
-
 def steps(args: Any, folder: str) -> Iterator[Row]:
     """One training step, 784-128-128-128-10, batch 128, eight relaxation steps, beside plain functions and pcx."""
     rng = np.random.default_rng(args.seed)
@@ -318,11 +308,12 @@ def steps(args: Any, folder: str) -> Iterator[Row]:
     peer = None if python is None else Peer(python, problem, folder)
 
     calls: dict[str, Callable[[int], float]] = {
-        "ours": lambda repeats: median_time(lambda: ours(arrays, state), repeats),
-        "plain": lambda repeats: median_time(lambda: plain(weights, plain_state, x, y), repeats),
+        "ours": lambda repeats: 1e3 * record.median_time(lambda: ours(arrays, state), repeats),
+        "plain": lambda repeats: 1e3 * record.median_time(lambda: plain(weights, plain_state, x, y), repeats),
     }
     only = [w for w, _ in weights]
-    calls["products"] = lambda repeats: median_time(lambda: products(x, jnp.zeros((BATCH, SIZES[1])), only), repeats)
+    zeros = jnp.zeros((BATCH, SIZES[1]))
+    calls["products"] = lambda repeats: 1e3 * record.median_time(lambda: products(x, zeros, only), repeats)
     if peer is not None:
         _same(PEER, before, moved, peer.weights)
         calls["pcx"] = functools.partial(peer.ask, "step")
@@ -333,7 +324,7 @@ def steps(args: Any, folder: str) -> Iterator[Row]:
         for name, call in calls.items():
             found[name].append(call(5 if args.quick else 40))
     for _ in range(1 if args.quick else 5):
-        epochs["ours"].append(1e-3 * median_time(lambda: epoch(arrays, state), 1))
+        epochs["ours"].append(record.median_time(lambda: epoch(arrays, state), 1, num_before=0))
         if peer is not None:
             epochs["pcx"].append(peer.ask("epoch", count))
     if peer is not None:

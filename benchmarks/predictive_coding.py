@@ -31,20 +31,6 @@ PEER_SCRIPT = pathlib.Path(__file__).with_name("predictive_coding_peer.py")
 OMEGA = "x2.tonic_volatility"
 
 
-def median_time(call: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of a call whose result is waited for; the first two, which compile, are left out."""
-    import jax
-
-    for _ in range(2):
-        jax.block_until_ready(call())
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        taken.append(time.perf_counter() - began)
-    return float(np.median(taken))
-
-
 def series(length: int, seed: int) -> np.ndarray:
     """Outcomes whose probability reverses every 80 trials."""
     rng = np.random.default_rng(seed)
@@ -60,10 +46,10 @@ def ours(rule: Any, lengths: tuple[int, int], sets: int, repeats: int, seed: int
     long, short = (network.prepare(series(n, seed)) for n in lengths)
     batch = network.replace({OMEGA: np.linspace(-5.0, -2.0, sets)})
     return {
-        "one series": median_time(lambda: network.log_likelihood(long), repeats),
-        "one series, gradient": median_time(lambda: network.value_and_gradient([OMEGA], long), repeats),
-        "batch": median_time(lambda: batch.log_likelihood(short), repeats),
-        "batch, gradient": median_time(lambda: batch.value_and_gradient([OMEGA], short), repeats),
+        "one series": record.median_time(lambda: network.log_likelihood(long), repeats),
+        "one series, gradient": record.median_time(lambda: network.value_and_gradient([OMEGA], long), repeats),
+        "batch": record.median_time(lambda: batch.log_likelihood(short), repeats),
+        "batch, gradient": record.median_time(lambda: batch.value_and_gradient([OMEGA], short), repeats),
     }
 
 
@@ -74,7 +60,7 @@ def empty_scan(length: int, repeats: int, seed: int) -> float:
 
     scan = jax.jit(lambda u: jax.lax.scan(lambda total, x: (total + x, None), jnp.zeros(()), u)[0])
     u = jnp.asarray(series(length, seed), jnp.float32)
-    return median_time(lambda: scan(u), repeats)
+    return record.median_time(lambda: scan(u), repeats)
 
 
 def theirs(python: str, lengths: tuple[int, int], sets: int, repeats: int, seed: int) -> dict[str, float]:

@@ -105,6 +105,19 @@ def rows_of(claim: str, unit: str, target: float | None, make: Callable[[], Row 
     return rows
 
 
+def median_time(call: Callable[[], Any], repeats: int, num_before: int = 2) -> float:
+    """Median seconds of a call on JAX's arrays, after some that are not timed."""
+    import jax
+
+    taken = []
+    for i in range(num_before + repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        if i >= num_before:
+            taken.append(time.perf_counter() - began)
+    return float(np.median(taken))
+
+
 def quartiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Lower and upper quartile."""
     low, high = np.quantile(np.asarray(values, float), [0.25, 0.75])
