@@ -126,17 +126,17 @@ class PersistentPrograms(TemperingPrograms):
         return self._insert_jit(empty, latest), outside
 
     def _step_pool(
-        self, operands: Any, state: PersistentState, threshold: Any, key: Array
+        self, operands: Any, state: PersistentState, threshold: Any, key: Array, number: Any
     ) -> tuple[PersistentState, TemperatureInfo]:
-        """One temperature: weigh all particles so far, resample N of them, move these, and add them."""
-        key_resample, key_moves = jax.random.split(key)
+        """Temperature `number` of a run: weigh all particles so far, resample N of them, move these, and add them."""
         if int(state.count) == state.position.shape[1]:
             state = _doubled(state)
-        chosen = self._choose_jit(state, threshold, key_resample)
-        latest, info = self._move_jit(operands, chosen, state.latest.log_step_size, key_moves)
+        chosen = self._choose_jit(state, threshold, key, number)
+        latest, info = self._move_jit(operands, chosen, state.latest.log_step_size, key, number)
         return self._insert_jit(state, latest), info
 
-    def _choose(self, state: PersistentState, threshold: Array, key: Array) -> Chosen:
+    def _choose(self, state: PersistentState, threshold: Array, key: Array, number: Array) -> Chosen:
+        key_resample, _ = jax.random.split(jax.random.fold_in(key, number))
         runs, _, num, dim = state.position.shape
         latest = state.latest
 
@@ -153,7 +153,7 @@ class PersistentPrograms(TemperingPrograms):
             state.log_likelihood, state.log_mixture, latest.inverse_temperature, latest.log_likelihood
         )
         flat = state.position.reshape(runs, -1, dim)
-        ancestors = self.law(log_weights, num).sample(key)
+        ancestors = self.law(log_weights, num).sample(key_resample)
         before = jnp.take_along_axis(flat, ancestors[:, :, None], axis=1)
         scale = self.moves.scale(normalised(log_weights), flat)
         delta = beta - latest.inverse_temperature
@@ -161,10 +161,11 @@ class PersistentPrograms(TemperingPrograms):
         return Chosen(beta, ess, log_evidence, before, scale, shift, shift_variance)
 
     def _move_and_look(
-        self, operands: Any, chosen: Chosen, log_step: Array, key: Array
+        self, operands: Any, chosen: Chosen, log_step: Array, key: Array, number: Array
     ) -> tuple[TemperedState, TemperatureInfo]:
+        _, key_moves = jax.random.split(jax.random.fold_in(key, number))
         beta = chosen.inverse_temperature
-        moved, still = self.move(operands, chosen.before, beta, chosen.scale, log_step, key)
+        moved, still = self.move(operands, chosen.before, beta, chosen.scale, log_step, key_moves)
         prior, likelihood, halfway = self.look(operands, moved)
         nothing = jnp.full_like(beta, jnp.nan)
         latest = TemperedState(

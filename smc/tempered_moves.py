@@ -10,12 +10,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from probinf.kernels.hmc import LogDensity, move_population, start_population, step_size_share
+from smc.paired_threefry import paired
 
 #: The moves of one temperature go on until no coordinate remembers more than this of where it started.
 AUTOCORRELATION_LIMIT = 0.3
 KINDS = ("hmc", "rwm")
 _SHORTEST_STEP = 1e-5
-_MOST_STALLS = 2  # rounds without progress before the moves of a temperature are given up
+_MOST_STALLS = 2  # rounds of little progress in a row before the moves of a temperature are given up
+# Powers of the old correlation that the new one is compared with. Mixing squares the correlation when the moves are
+# doubled; a fifth of that is little progress, a tenth none.
+_LITTLE, _NONE = 1.2, 1.1
 
 
 class Tuning(NamedTuple):
@@ -152,15 +156,13 @@ class Moves:
         self, operands: Any, key: Array, number: Array, population: Any, beta: Array, log_step: Array, scale: Array
     ) -> tuple[Any, Array]:
         """Move all particles once; the new population and the acceptance rate of each run."""
-        runs, num = population.position.shape[:2]
+        keys = jax.random.split(jax.random.fold_in(paired(key), number), population.position.shape[0])
         if self.kind == "hmc":
-            keys = jax.random.split(jax.random.fold_in(key, number), (runs, num))
             size = jnp.exp(log_step) * step_size_share(number).astype(log_step.dtype)
             population, rates = jax.vmap(
                 lambda k, p, b, s, v: move_population(k, p, self._density(operands, b), s, v, self.num_leapfrog)
             )(keys, population, beta, size, scale)
         else:
-            keys = jax.random.split(jax.random.fold_in(key, number), runs)
             population, rates = jax.vmap(lambda k, p, b, s, v: walk_population(k, p, self._density(operands, b), s, v))(
                 keys, population, beta, jnp.exp(log_step), scale
             )
@@ -185,8 +187,8 @@ class Moves:
     ) -> Moved:
         """Rounds of moves, each as long as all before it, until every coordinate has forgotten where it started.
 
-        They end early when two rounds in a row bring no coordinate above the limit nearer to it: the particles are
-        divided among regions between which the moves do not cross, and more of them are wasted.
+        They end early when a round brings no coordinate above the limit nearer to it, or two in a row hardly do: the
+        particles are divided among regions between which the moves do not cross, and more of them are wasted.
         """
         limit = jnp.asarray(autocorrelation_limit(before.shape[1]), before.dtype)
         population = self.start(operands, before, beta)
@@ -207,10 +209,8 @@ class Moves:
             population, half, total = jax.lax.fori_loop(0, length, one, start)
             rate = total / length.astype(total.dtype)
             rho = jax.vmap(autocorrelations)(at_start, self.watched(population))
-            # Mixing squares the correlation when the moves are doubled; a fifth of that is no progress.
-            slow = rho > limit
-            no_progress = jnp.all(~slow | (jnp.log(rho) > 1.2 * jnp.log(old)))
-            stalls = jnp.where(no_progress & (done > 0), stalls + 1, 0)
+            little, none = (jnp.all((rho <= limit) | (jnp.log(rho) > c * jnp.log(old))) for c in (_LITTLE, _NONE))
+            stalls = jnp.where(done == 0, 0, jnp.where(none, _MOST_STALLS, jnp.where(little, stalls + 1, 0)))
             return population, half, self.adapt(log_step, rate), done + length, rate, rho, stalls
 
         def goes_on(carry: tuple) -> Array:

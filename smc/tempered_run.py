@@ -85,8 +85,8 @@ class TemperedLoop(Loop):
         Raises:
             InferenceError: the temperature stalls, or there are too many of them.
         """
-        key = jax.random.fold_in(self._key_steps, self.num_steps)
-        new, info = self.programs.step(self.operands, self.population, self._threshold, key)
+        at = self._key_steps, np.uint32(self.num_steps)
+        new, info = self.programs.step(self.operands, self.population, self._threshold, *at)
         self._append(new, jax.tree.map(np.asarray, info))
         names = ("inverse_temperature", "ess", "log_evidence")
         return {name: float(np.min(self.rows[-1][name])) for name in names}

@@ -133,10 +133,10 @@ class TemperingPrograms:
         return state, jnp.sum((~legal).reshape(runs, num).astype(jnp.int32), axis=1)
 
     def _step(
-        self, operands: Any, state: TemperedState, threshold: Array, key: Array
+        self, operands: Any, state: TemperedState, threshold: Array, key: Array, number: Array
     ) -> tuple[TemperedState, TemperatureInfo]:
-        """One temperature: reweight, resample, move."""
-        key_resample, key_moves = jax.random.split(key)
+        """Temperature `number` of a run: reweight, resample, move."""
+        key_resample, key_moves = jax.random.split(jax.random.fold_in(key, number))
         beta, ess = jax.vmap(next_inverse_temperature, in_axes=(0, 0, None))(
             state.log_likelihood, state.inverse_temperature, threshold
         )

@@ -39,10 +39,10 @@ class WasteFreePrograms(TemperingPrograms):
     """Tempering whose N particles are M chains of P states (Dau & Chopin 2022, algorithm 2); chain by chain."""
 
     def _step(
-        self, operands: Any, state: TemperedState, threshold: Array, key: Array
+        self, operands: Any, state: TemperedState, threshold: Array, key: Array, number: Array
     ) -> tuple[TemperedState, TemperatureInfo]:
-        """One temperature: reweight N, resample M, and keep all P states of each one's chain."""
-        key_resample, key_moves = jax.random.split(key)
+        """Temperature `number` of a run: reweight N, resample M, and keep all P states of each one's chain."""
+        key_resample, key_moves = jax.random.split(jax.random.fold_in(key, number))
         length = self.settings.chain_length
         chains = self.settings.num_particles // length
         beta, ess = jax.vmap(next_inverse_temperature, in_axes=(0, 0, None))(

@@ -146,7 +146,7 @@ def test_persistent_weights_are_exact_with_exact_constants():
 
 
 def test_pools_that_have_to_grow_give_the_same_run(monkeypatch):
-    program, method = normal(jnp.full(20, 2.0)), smc.TemperedSMC(64, persistent=True)
+    program, method = normal(jnp.full(80, 2.0)), smc.TemperedSMC(64, persistent=True)
     roomy = pi.infer(program, method, seed=0)
     monkeypatch.setattr("smc.persistent._FIRST_CAPACITY", 1)
     grown = pi.infer(program, method, seed=0)

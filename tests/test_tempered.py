@@ -18,6 +18,7 @@ from scipy.special import betaln, gammaln
 import probinf as pi
 import smc
 from probinf.errors import ArgumentError, ArgumentTypeError, InferenceError, ModelError, UnknownNameError
+from probinf.kernels import hmc
 from probinf.kernels.hmc import move_population, start_population, step_size_share
 from smc import tempered_run
 from smc.evidence import combine_evidence
@@ -158,14 +159,39 @@ def test_moves_leave_their_target_unchanged(key):
     x = jnp.log(jax.random.gamma(key_draw, 3.0, (8000, 1)))
     population = start_population(x, logdensity)
     for i in range(3):
-        keys = jax.random.split(jax.random.fold_in(key_move, i), 8000)
+        key = jax.random.fold_in(key_move, i)
         share = step_size_share(jnp.array(i))
-        population, rate = move_population(keys, population, logdensity, 1.4 * share, jnp.full(1, 0.4), 3)
+        population, rate = move_population(key, population, logdensity, 1.4 * share, jnp.full(1, 0.4), 3)
     assert 0.3 < rate.mean() < 0.999  # rejections are part of what is tested
     np.testing.assert_allclose(population.logdensity, jax.vmap(logdensity)(population.position), atol=1e-12)
     batches = np.exp(np.asarray(population.position)).reshape(40, 200)
     assert agrees(batches.mean(axis=1), 3.0)
     assert agrees((batches**2).mean(axis=1), 12.0)
+
+
+def test_a_written_out_trajectory_is_the_loop(monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (50, 3))
+    population = start_population(x, lambda row: -jnp.sum(row**4))
+    move = [jax.random.key(1), population, lambda row: -jnp.sum(row**4), jnp.array(0.3), jnp.array([1.0, 0.5, 2.0]), 4]
+    written_out, rate = move_population(*move)
+    assert 0 < np.mean(np.asarray(written_out.position) == np.asarray(x)) < 1  # some are rejected
+    monkeypatch.setattr(hmc, "_WRITTEN_OUT", 0)
+    looped, same = move_population(*move)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), (written_out, rate), (looped, same))
+
+
+@pi.model
+def hills():
+    x = pi.sample("x", dist.Normal(0.0, 4.0))
+    pi.factor("hills", jnp.logaddexp(-0.5 * ((x - 6.0) / 0.2) ** 2, -0.5 * ((x + 6.0) / 0.2) ** 2))
+
+
+def test_moves_that_bring_nothing_are_given_up_after_one_round():
+    """Between hills sixty standard deviations apart nothing crosses, however many moves are allowed."""
+    past = smc.history(pi.infer(hills(), smc.TemperedSMC(512, max_moves=64), seed=0))
+    assert past["autocorrelation"][0, -1] > 0.99
+    assert past["num_moves"][0, -1] == 8
+    assert past["num_moves"].max() > 8  # at lower temperatures some cross, and moves go on
 
 
 # -- NumPyro -------------------------------------------------------------------------------------------------------
@@ -277,8 +303,8 @@ def test_too_many_temperatures_end_with_the_particles_so_far():
 def test_a_temperature_that_stalls_ends_the_run(monkeypatch):
     step = TemperingPrograms._step
 
-    def stuck(self, operands, state, threshold, key):
-        new, info = step(self, operands, state, threshold, key)
+    def stuck(self, *given):
+        new, info = step(self, *given)
         half = jnp.minimum(new.inverse_temperature, 0.01)
         return new._replace(inverse_temperature=half), info
 

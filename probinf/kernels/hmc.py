@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo moves of a whole population by BlackJAX's kernel: one step size and metric for all."""
+"""Hamiltonian Monte Carlo moves of a whole population: one step size, metric and key for all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 LogDensity = Callable[[Array], Array]
 
 _SHORTEST = 0.3
+_WRITTEN_OUT = 8  # leapfrog steps up to which a trajectory is not a loop, so that steps become one operation
 
 
 class HMCPopulation(NamedTuple):
@@ -35,7 +36,7 @@ def start_population(position: Float[Array, "particles dim"], logdensity: LogDen
 
 
 def move_population(
-    keys: Array,
+    key: Array,
     population: HMCPopulation,
     logdensity: LogDensity,
     step_size: Array,
@@ -45,7 +46,7 @@ def move_population(
     """Move every particle by one trajectory that leaves the target unchanged.
 
     Args:
-        keys: (N,), one for each particle's momentum and acceptance.
+        key: of the momenta and acceptances of all particles: a key for each would cost as much as what it draws.
         population: the particles, started with the same target.
         logdensity: function of one position (d,), in nats. It is an argument because in tempering it changes at every
             temperature.
@@ -54,21 +55,36 @@ def move_population(
         num_leapfrog: leapfrog steps of each trajectory.
 
     Returns:
-        The population, and the acceptance rate of each particle, (N,). A trajectory that meets NaN is rejected.
+        The population, and the acceptance probability of each particle, (N,). A trajectory that meets NaN is rejected.
     """
-    import blackjax
+    key_momentum, key_accept = jax.random.split(key)
+    density_and_gradient = jax.vmap(jax.value_and_grad(logdensity))
+    size = (step_size * jnp.sqrt(variance))[None]  # momenta are standard normal, positions carry the metric
 
-    kernel = blackjax.hmc.build_kernel()
+    def leapfrog(_: Any, carry: tuple[HMCPopulation, Array]) -> tuple[HMCPopulation, Array]:
+        at, momentum = carry
+        half = momentum + 0.5 * size * at.gradient
+        position = at.position + size * half
+        value, gradient = density_and_gradient(position)
+        return HMCPopulation(position, value, gradient), half + 0.5 * size * gradient
 
-    def one(key: Array, particle: HMCPopulation) -> tuple[HMCPopulation, Array]:
-        # BlackJAX annotates the density as a float; it holds a scalar array.
-        density: Any = particle.logdensity
-        state = blackjax.mcmc.hmc.HMCState(particle.position, density, particle.gradient)
-        new, info = kernel(key, state, logdensity, step_size, variance, num_leapfrog)
-        rate = jnp.where(jnp.isfinite(info.acceptance_rate), info.acceptance_rate, jnp.zeros_like(info.acceptance_rate))
-        return HMCPopulation(new.position, new.logdensity, new.logdensity_grad), rate
+    momentum = jax.random.normal(key_momentum, population.position.shape, population.position.dtype)
+    carry = (population, momentum)
+    if num_leapfrog <= _WRITTEN_OUT:
+        for step in range(num_leapfrog):
+            carry = leapfrog(step, carry)
+    else:
+        carry = jax.lax.fori_loop(0, num_leapfrog, leapfrog, carry)
+    proposed, last = carry
+    gain = 0.5 * (jnp.sum(momentum**2, axis=1) - jnp.sum(last**2, axis=1))
+    log_ratio = gain + proposed.logdensity - population.logdensity
+    log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
+    accept = -jax.random.exponential(key_accept, log_ratio.shape, log_ratio.dtype) < log_ratio
 
-    return jax.vmap(one)(keys, population)
+    def chosen(new: Array, old: Array) -> Array:
+        return jnp.where(accept.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(chosen, proposed, population), jnp.exp(jnp.minimum(log_ratio, 0))
 
 
 def step_size_share(move: Array) -> Array:
