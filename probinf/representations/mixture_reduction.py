@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+#: dimensions up to which determinants are written out: batched, a call of LAPACK costs a microsecond for each matrix
+_WRITTEN_OUT = 8
+
 
 def merge_pair(
     weight_a: Float[Array, ""],
@@ -28,7 +31,17 @@ def merge_pair(
 
 
 def _log_det(cov: Float[Array, "dim dim"]) -> Float[Array, ""]:
-    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(cov))))
+    """Of a positive definite matrix; a pivot that rounding has spoiled becomes a rounding error of its diagonal."""
+    dim = cov.shape[0]
+    if dim > _WRITTEN_OUT:
+        return 2.0 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(cov))))
+    total = jnp.zeros((), cov.dtype)
+    least = jnp.finfo(cov.dtype).eps * jnp.diagonal(cov)
+    for i in range(dim):
+        pivot = jnp.maximum(cov[0, 0], least[i])
+        total = total + jnp.log(pivot)
+        cov = cov[1:, 1:] - jnp.outer(cov[1:, 0], cov[0, 1:]) / pivot
+    return total
 
 
 @functools.partial(jax.jit, static_argnames="k")
@@ -39,6 +52,8 @@ def runnalls(
     k: int,
 ) -> tuple[Float[Array, " k"], Float[Array, "k dim"], Float[Array, "k dim dim"]]:
     r"""Greedy merging; total mass, mean and covariance of the mixture are kept exactly.
+
+    Empty components, of weight zero, go first.
 
     The cost of merging i and j is Runnalls' upper bound on the Kullback-Leibler divergence it adds,
 
@@ -56,6 +71,7 @@ def runnalls(
         def cost(j):
             weight, _, cov = merge_pair(weights[i], means[i], covs[i], weights[j], means[j], covs[j])
             bound = 0.5 * (weight * _log_det(cov) - weights[i] * log_dets[i] - weights[j] * log_dets[j])
+            bound = jnp.where((weights[i] > 0) & (weights[j] > 0), bound, -jnp.inf)
             return jnp.where((i != j) & active[i] & active[j], bound, jnp.inf)
 
         return jax.vmap(cost)(jnp.arange(size))

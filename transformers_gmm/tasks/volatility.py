@@ -135,16 +135,17 @@ def _moved(belief: Components) -> Components:
 
 def _updated(belief: Components, estimate: Array, present: Array) -> Components:
     """The mode of each component's posterior by Fisher scoring, the information there, and Laplace's evidence."""
-    precision = jnp.linalg.inv(belief.covariances)
+    precision, _ = _inverse(belief.scale_tril)
     x = belief.means
     for _ in range(_SCORING_STEPS):
         _, gradient, information = _likelihood(x, estimate)
         pull = jnp.einsum("...ij,...j->...i", precision, x - belief.means)
-        shift = jnp.linalg.solve(precision + information, (gradient - pull)[..., None])[..., 0]
+        root = jnp.linalg.cholesky(precision + information)
+        shift = jax.scipy.linalg.cho_solve((root, True), (gradient - pull)[..., None])[..., 0]
         x = x + jnp.clip(shift, -2, 2)  # a step from where the volatility is far too low overshoots
     fit, _, information = _likelihood(x, estimate)
-    covariances = jnp.linalg.inv(precision + information)
-    factors = factor((covariances + jnp.swapaxes(covariances, -1, -2)) / 2)
+    covariances, _ = _inverse(jnp.linalg.cholesky(precision + information))
+    factors = factor(covariances)
     gap = x - belief.means
     narrower = _log_diagonal(factors) - _log_diagonal(belief.scale_tril)
     evidence = fit - 0.5 * jnp.einsum("...i,...ij,...j->...", gap, precision, gap) + narrower
@@ -159,12 +160,19 @@ def _updated(belief: Components, estimate: Array, present: Array) -> Components:
 def _likelihood(x: Array, estimate: Array) -> tuple[Array, Array, Array]:
     """Log density of the estimate at x (..., K, D) up to a constant, its gradient, and the Fisher information."""
     level = jnp.exp(jnp.clip(x, -12, 12))
-    inverse = jnp.linalg.inv(_diagonal(level) + _row2(NOISE, x))
+    inverse, log_det = _inverse(jnp.linalg.cholesky(_diagonal(level) + _row2(NOISE, x)))
     solved = jnp.einsum("...ij,...j->...i", inverse, jnp.broadcast_to(estimate[..., None, :], x.shape))
     gradient = 0.5 * level * (solved**2 - jnp.diagonal(inverse, axis1=-2, axis2=-1))
     information = 0.5 * level[..., :, None] * level[..., None, :] * inverse**2
-    fit = 0.5 * jnp.linalg.slogdet(inverse)[1] - 0.5 * jnp.sum(solved * estimate[..., None, :], axis=-1)
+    fit = -0.5 * log_det - 0.5 * jnp.sum(solved * estimate[..., None, :], axis=-1)
     return fit, gradient, information
+
+
+def _inverse(root: Array) -> tuple[Array, Array]:
+    """Inverse and log determinant of matrices (..., D, D) with these lower Cholesky factors."""
+    eye = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
+    half = jax.scipy.linalg.solve_triangular(root, eye, lower=True)
+    return jnp.swapaxes(half, -1, -2) @ half, 2 * _log_diagonal(root)
 
 
 def _summary(belief: Components) -> Array:
