@@ -40,6 +40,11 @@ class PackedNetwork(eqx.Module):
         return self.layout.network(self.small, self.large)(problem)
 
 
+def packed(network: Any) -> Any:
+    """A network as an argument of what `eqx.filter_jit` compiles; other callables are what they are."""
+    return PackedNetwork(network) if isinstance(network, nnx.Module) else network
+
+
 class _Layout:
     """What a network is but for its weights. Compiled functions hash and compare it at every call: made cheap."""
 

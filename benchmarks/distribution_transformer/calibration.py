@@ -15,17 +15,19 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.distribution_transformer.corrected import POINTS, STATIC, drawn, follow, merge, split, widened
+from benchmarks.distribution_transformer.corrected import POINTS, STATIC, drawn, follow, widened
 from benchmarks.record import Row, rows_of
 from transformers_gmm.calibration.ranks import CalibrationReport, calibrate_draws, calibrate_mixtures
 from transformers_gmm.components import Components, heaviest
 from transformers_gmm.correction.filter import CorrectedFilter
 from transformers_gmm.correction.refitted import RefittedFilter
 from transformers_gmm.filtering import MixtureFilter
+from transformers_gmm.packed import packed
 from transformers_gmm.recurrent import base_only
 from transformers_gmm.tasks.registry import make_task
 
@@ -55,53 +57,53 @@ def rows(
 
 def static(name: str, network: Network, n: int, seed: int, out: pathlib.Path | None) -> Iterator[Row]:
     """Single updates; corrected by importance sampling."""
-    task, (definition, weights) = make_task(name), split(network)
+    task, network = make_task(name), packed(network)
 
-    @jax.jit
-    def find(weights: Any, key: jax.Array) -> Any:
+    @eqx.filter_jit
+    def find(network: Any, key: jax.Array) -> Any:
         key_problem, key_draws = jax.random.split(key)
         given = task.draw(key_problem, n)
-        answer = merge(definition, weights)(task.problem(given.prior, given.data))
+        answer = network(task.problem(given.prior, given.data))
         x, log_r = drawn(key_draws, answer, widened(answer), POINTS)
         return given.latents, answer, x, task.log_posterior(given.prior, given.data, x) - log_r
 
-    yield from _reports(name, *find(weights, jax.random.key(seed)), seed, out)
+    yield from _reports(name, *find(network, jax.random.key(seed)), seed, out)
 
 
 def prior_change(name: str, network: Network, n: int, seed: int, out: pathlib.Path | None) -> Iterator[Row]:
     """Priors as in training, all families; corrected by importance sampling."""
-    task, (definition, weights), size = make_task(name), split(network), _DRAWS
+    task, network, size = make_task(name), packed(network), _DRAWS
 
-    @jax.jit
-    def find(weights: Any, key: jax.Array) -> Any:
+    @eqx.filter_jit
+    def find(network: Any, key: jax.Array) -> Any:
         keys = jax.random.split(key, 4)
         prior = task.settings.draw(keys[0], n)
         theta = prior.sample(keys[1])
         data = task.observe(keys[2], theta)
-        answer = merge(definition, weights)(task.problem(prior, data))
+        answer = network(task.problem(prior, data))
         x, log_r = drawn(keys[3], answer, widened(answer), size)
         log_likelihood = jax.lax.map(lambda given: task.log_likelihood(*given), (x, data))
         return theta, answer, x, prior.log_prob(x) + log_likelihood - log_r
 
-    yield from _reports(name, *find(weights, jax.random.key(seed)), seed, out)
+    yield from _reports(name, *find(network, jax.random.key(seed)), seed, out)
 
 
 def recurrent(name: str, network: Network, n: int, seed: int, out: pathlib.Path | None) -> Iterator[Row]:
     """Filters; corrected by `CorrectedFilter` where motions are curved, else by `RefittedFilter`."""
-    task, (definition, weights) = make_task(name), split(network)
+    task = make_task(name)
     series = task.simulate(jax.random.key(seed), n)
     at = np.random.default_rng(seed).integers(len(series.states), size=n), np.arange(n)
     truths = series.states[at]
 
-    @jax.jit
-    def run(weights: Any, series: Any) -> Components:
+    @eqx.filter_jit
+    def run(network: Any, series: Any) -> Components:
         def one(belief: Components, step: Any) -> tuple[Components, Components]:
-            belief = merge(definition, weights)(task.problem(belief, step))
+            belief = network(task.problem(belief, step))
             return belief, belief
 
         return jax.lax.scan(one, heaviest(series.prior, task.config.num_components), series.steps)[1]
 
-    alone = jax.tree.map(lambda x: x[at], run(weights, series))
+    alone = jax.tree.map(lambda x: x[at], run(packed(network), series))
     yield _row(name, "", calibrate_mixtures(alone, truths, seed + 1, name=name), out)
     base = MixtureFilter(task, None if network is base_only else network)
     if name != "growth":

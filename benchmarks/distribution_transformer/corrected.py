@@ -13,10 +13,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from benchmarks.distribution_transformer import exact_filters
 from benchmarks.distribution_transformer.recurrent import particle_filter
@@ -29,6 +29,7 @@ from transformers_gmm.correction.refit import refit
 from transformers_gmm.correction.refitted import RefittedFilter
 from transformers_gmm.correction.scoring import Seen, filtering_log_prob
 from transformers_gmm.filtering import MixtureFilter
+from transformers_gmm.packed import packed
 from transformers_gmm.recurrent import AbstractRecurrentTask, Series, Step, base_only
 from transformers_gmm.tasks.beacons import Beacons
 from transformers_gmm.tasks.fusion_update import FusionUpdate
@@ -207,35 +208,34 @@ def follow(
 
 def plain(network: Network, task: AbstractRecurrentTask, series: Series) -> np.ndarray:
     """Log scores (T, n) of the network alone."""
-    definition, weights = split(network)
 
-    @jax.jit
-    def run(weights: Any, series: Series) -> jax.Array:
+    @eqx.filter_jit
+    def run(network: Any, series: Series) -> jax.Array:
         def one(belief: Components, given: Any) -> Any:
             step, state = given
-            belief = merge(definition, weights)(task.problem(belief, step))
+            belief = network(task.problem(belief, step))
             return belief, belief.log_prob(state[:, None])[:, 0]
 
         return jax.lax.scan(one, series.prior, (series.steps, series.states))[1]
 
-    return np.asarray(run(weights, series), float)
+    return np.asarray(run(packed(network), series), float)
 
 
 def static(networks: Mapping[str, Network], name: str, n: int, seed: int) -> Iterator[Row]:
     """One posterior, corrected by importance sampling from the answer and, a tenth, from a wide Gaussian around it."""
-    task, (definition, weights) = make_task(name), split(networks[name])
+    task = make_task(name)
 
-    @jax.jit
-    def find(weights: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    @eqx.filter_jit
+    def find(network: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         key_problem, key_draws, key_points = jax.random.split(key, 3)
         given = task.draw(key_problem, n)
-        answer = merge(definition, weights)(task.problem(given.prior, given.data))
+        answer = network(task.problem(given.prior, given.data))
         x, log_r = drawn(key_draws, answer, widened(answer), POINTS)
         points, log_masses = task.posterior_points(key_points, given.prior, given.data)
         gap = task.log_posterior(given.prior, given.data, points) - answer.log_prob(points)
         return task.log_posterior(given.prior, given.data, x) - log_r, jnp.sum(jnp.exp(log_masses) * gap, axis=-1)
 
-    log_weights, uncorrected = (np.asarray(v, float) for v in find(weights, jax.random.key(seed + 20)))
+    log_weights, uncorrected = (np.asarray(v, float) for v in find(packed(networks[name]), jax.random.key(seed + 20)))
     yield _normaliser_row(f"{name}, corrected", log_weights, f"uncorrected {_pm(uncorrected)}", _TARGET)
 
 
@@ -244,13 +244,13 @@ def fusion(networks: Mapping[str, Network], n: int, seed: int) -> Iterator[Row]:
 
     Uncorrected beside the untrained update: each component moment-matched by 4096 draws, weighted by its evidence.
     """
-    task, (definition, weights) = FusionUpdate(), split(networks.get("fusion_update", base_only))
+    task = FusionUpdate()
 
-    def one(weights: Any, key: jax.Array) -> Any:
+    def one(network: Any, key: jax.Array) -> Any:
         keys = jax.random.split(key, 5)
         given = task.draw(keys[0], 1)
         prior, problem = given.prior, task.problem(given.prior, given.data)
-        answer = merge(definition, weights)(problem)
+        answer = network(problem)
 
         def log_joint(x: jax.Array) -> jax.Array:
             return task.log_joint(prior, given.data, x)
@@ -270,8 +270,9 @@ def fusion(networks: Mapping[str, Network], n: int, seed: int) -> Iterator[Row]:
         return log_weights[0], jnp.stack(gaps)
 
     at_once = in_lockstep(n, 20)
-    find = jax.jit(lambda weights, keys: jax.lax.map(functools.partial(one, weights), keys, batch_size=at_once))
-    log_weights, gaps = find(weights, jax.random.split(jax.random.key(seed + 30), n))
+    find = eqx.filter_jit(lambda network, keys: jax.lax.map(functools.partial(one, network), keys, batch_size=at_once))
+    network = packed(networks.get("fusion_update", base_only))
+    log_weights, gaps = find(network, jax.random.split(jax.random.key(seed + 30), n))
     answer, matched, fitted, prior, base = np.asarray(gaps, float).T
     note = f"moment-matched, untrained {_pm(matched)} (published 0.127 +- 0.027), network {_pm(answer)}, "
     note += f"its base {_pm(base)}, "
@@ -326,15 +327,6 @@ def _normaliser_row(label: str, log_weights: np.ndarray, note: str, target: floa
     note = f"mean {_pm(errors)}; effective share {np.median(ess):.2f}, 1 % {np.quantile(ess, 0.01):.2f}; {note} nats"
     claim = f"{label}: mean size of the gap left by {weights.shape[1]} draws"
     return Row(claim, np.abs(errors).mean(), "nats", target, peer=note, n=len(errors))
-
-
-def split(network: Network) -> tuple[Any, Any]:
-    """Definition and weights: weights are arguments of what is compiled."""
-    return nnx.split(network) if isinstance(network, nnx.Module) else (network, None)
-
-
-def merge(definition: Any, weights: Any) -> Network:
-    return definition if weights is None else nnx.merge(definition, weights)
 
 
 def _pm(values: np.ndarray) -> str:

@@ -12,17 +12,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from benchmarks.distribution_transformer import exact_filters
-from benchmarks.distribution_transformer.without_exact import opened, tracking_rows, volatility_rows
+from benchmarks.distribution_transformer.without_exact import tracking_rows, volatility_rows
 from benchmarks.record import Row, in_lockstep, rows_of
 from benchmarks.reference_filter import systematic
 from transformers_gmm.components import Components, heaviest
-from transformers_gmm.packed import PackedNetwork
+from transformers_gmm.packed import packed
 from transformers_gmm.recurrent import AbstractRecurrentTask, Series, base_only
 from transformers_gmm.tasks import range_bearing as tracking
 from transformers_gmm.tasks.beacons import Beacons
@@ -101,7 +102,7 @@ def latency(network: Network, task: AbstractRecurrentTask, seed: int, calls: int
     """One update and its mean on the host, over one of a 1,000-particle filter in plain JAX, in turns."""
     series = task.simulate(jax.random.key(seed), 1)
     step = jax.tree.map(lambda x: np.asarray(x[0]), series.steps)
-    network = PackedNetwork(network) if isinstance(network, nnx.Module) else network
+    network = packed(network)
     once = jax.jit(lambda network, belief, step: (lambda q: (q, q.mean))(network(task.problem(belief, step))))
     particles = jax.jit(_particle_step)
     state = (jnp.zeros(_PARTICLES), jnp.zeros(_PARTICLES), jax.random.key(0))
@@ -204,12 +205,8 @@ def particle_filter(series: Series, size: int, seed: int) -> np.ndarray:
 def filtered(network: Network, task: AbstractRecurrentTask, series: Series) -> dict[str, np.ndarray]:
     """Log scores (T, n), means (T, n, D) and covariances of the beliefs after every step."""
 
-    whole, weights = opened(network)
-
-    @jax.jit
-    def all_steps(weights: Any, series: Series) -> Any:
-        network = whole(weights)
-
+    @eqx.filter_jit
+    def all_steps(network: Any, series: Series) -> Any:
         def one(belief: Components, given: Any) -> Any:
             step, state = given
             belief = network(task.problem(belief, step))
@@ -217,7 +214,7 @@ def filtered(network: Network, task: AbstractRecurrentTask, series: Series) -> d
 
         return jax.lax.scan(one, series.prior, (series.steps, series.states))[1]
 
-    score, mean, cov = (np.asarray(part, float) for part in all_steps(weights, series))
+    score, mean, cov = (np.asarray(part, float) for part in all_steps(packed(network), series))
     return {"score": score, "mean": mean, "cov": cov}
 
 

@@ -24,7 +24,7 @@ from transformers_gmm.components import Components
 from transformers_gmm.config import NetworkConfig
 from transformers_gmm.meta_priors import NARROW, WIDE, PositivePairs
 from transformers_gmm.network import ResidualTransformer
-from transformers_gmm.packed import PackedNetwork
+from transformers_gmm.packed import packed
 from transformers_gmm.published import DistributionTransformer
 from transformers_gmm.tasks.conjugate import Conjugate
 from transformers_gmm.tasks.gaussian_process import GaussianProcess
@@ -184,8 +184,9 @@ def latency(networks: Mapping[str, Network], repeats: int, seed: int) -> Iterato
             continue
         draws = _draw(task, seed + 400, 1)
         update = jax.jit(lambda network, prior, data, task=task: network(task.problem(prior, data)))
-        packed = PackedNetwork(network) if isinstance(network, nnx.Module) else network
-        yield timed_update(claim, network, functools.partial(update, packed, draws.prior, draws.data), target, repeats)
+        yield timed_update(
+            claim, network, functools.partial(update, packed(network), draws.prior, draws.data), target, repeats
+        )
     four = dataclasses.replace(RangeBearing().config, num_components=4)  # as published; ours has 8
     for filtering in (RangeBearing(config=four), Volatility()):
         series = jax.jit(lambda key, task=filtering: task.simulate(key, 1))(jax.random.key(seed + 400))
@@ -193,9 +194,7 @@ def latency(networks: Mapping[str, Network], repeats: int, seed: int) -> Iterato
         network = of_published_size(filtering.config, 2048)
         update = jax.jit(lambda network, belief, step, task=filtering: network(task.problem(belief, step)))
         claim = f"latency of one update, {filtering.name}, published size"
-        yield timed_update(
-            claim, network, functools.partial(update, PackedNetwork(network), series.prior, step), 1.0, repeats
-        )
+        yield timed_update(claim, network, functools.partial(update, packed(network), series.prior, step), 1.0, repeats)
 
 
 def of_published_size(config: NetworkConfig, feedforward: int) -> ResidualTransformer:

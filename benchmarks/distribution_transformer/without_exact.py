@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from benchmarks.record import Row, in_lockstep
 from benchmarks.reference_filter import systematic
 from transformers_gmm.components import Components
+from transformers_gmm.packed import packed
 from transformers_gmm.recurrent import AbstractRecurrentTask, Series, Step, base_only, run
 from transformers_gmm.tasks import range_tracking, ranges, volatility
 from transformers_gmm.tasks.range_tracking import RangeTracking
@@ -78,12 +79,8 @@ def volatility_rows(networks: Mapping[str, Network], n: int, size: int, seed: in
 def mixture_scores(network: Network, task: RangeTracking, series: Series, seed: int) -> Scores:
     """Scores of a filter whose belief is a mixture."""
 
-    whole, weights = opened(network)
-
-    @jax.jit
-    def all_steps(weights: Any, series: Series, keys: jax.Array) -> Any:
-        network = whole(weights)
-
+    @eqx.filter_jit
+    def all_steps(network: Any, series: Series, keys: jax.Array) -> Any:
         def one(belief: Components, given: Any) -> Any:
             step, state, key = given
             silent = Step(step.elapsed, step.control, step.values, jax.tree.map(jnp.zeros_like, step.present))
@@ -102,7 +99,7 @@ def mixture_scores(network: Network, task: RangeTracking, series: Series, seed: 
         return jax.lax.scan(one, series.prior, (series.steps, series.states, keys))[1]
 
     keys = jax.random.split(jax.random.key(seed), series.states.shape[0])
-    return Scores(*(np.asarray(part, float) for part in all_steps(weights, series, keys)))
+    return Scores(*(np.asarray(part, float) for part in all_steps(packed(network), series, keys)))
 
 
 def tracking_particles(task: RangeTracking, series: Series, size: int, seed: int) -> Scores:
@@ -159,18 +156,9 @@ def _by_series(one: Callable[..., Any], series: Series, seed: int) -> list[np.nd
     return [np.asarray(part, float).T for part in all_series(keys, series.prior, *by_series)]
 
 
-def opened(network: Network) -> tuple[Callable[[Any], Network], Any]:
-    """A network as a function of its weights, and the weights: arguments of what is compiled, not constants in it."""
-    if not isinstance(network, nnx.Module):
-        return lambda _: network, None
-    definition, weights = nnx.split(network)
-    return lambda weights: nnx.merge(definition, weights), weights
-
-
 def _all_scores(network: Network, task: AbstractRecurrentTask, series: Series) -> jax.Array:
-    whole, weights = opened(network)
-    score = jax.jit(lambda weights, given: run(whole(weights), task, given.prior, given.steps, given.states)[1])
-    return score(weights, series)
+    score = eqx.filter_jit(lambda network, given: run(network, task, given.prior, given.steps, given.states)[1])
+    return score(packed(network), series)
 
 
 def _fit(step: Step, x: jax.Array) -> jax.Array:

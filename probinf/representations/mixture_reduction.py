@@ -30,20 +30,6 @@ def merge_pair(
     return weight, mean, cov
 
 
-def _log_det(cov: Float[Array, "dim dim"]) -> Float[Array, ""]:
-    """Of a positive definite matrix; a pivot that rounding has spoiled becomes a rounding error of its diagonal."""
-    dim = cov.shape[0]
-    if dim > _WRITTEN_OUT:
-        return 2.0 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(cov))))
-    total = jnp.zeros((), cov.dtype)
-    least = jnp.finfo(cov.dtype).eps * jnp.diagonal(cov)
-    for i in range(dim):
-        pivot = jnp.maximum(cov[0, 0], least[i])
-        total = total + jnp.log(pivot)
-        cov = cov[1:, 1:] - jnp.outer(cov[1:, 0], cov[0, 1:]) / pivot
-    return total
-
-
 @functools.partial(jax.jit, static_argnames="k")
 def runnalls(
     weights: Float[Array, " comps"],
@@ -51,47 +37,64 @@ def runnalls(
     covs: Float[Array, "comps dim dim"],
     k: int,
 ) -> tuple[Float[Array, " k"], Float[Array, "k dim"], Float[Array, "k dim dim"]]:
-    r"""Greedy merging; total mass, mean and covariance of the mixture are kept exactly.
-
-    Empty components, of weight zero, go first.
+    r"""Greedy merging to `k` components, heaviest first; total mass, mean and covariance are kept exactly.
 
     The cost of merging i and j is Runnalls' upper bound on the Kullback-Leibler divergence it adds,
 
     $$B(i, j) = \tfrac12\big[(w_i + w_j)\log|P_{ij}| - w_i \log|P_i| - w_j \log|P_j|\big].$$
 
-    O(K d^3) per merge after an O(K^2 d^3) start.
+    Empty components, of weight zero, go first. O(K d^3) per merge after an O(K^2 d^3) start.
 
     References:
         Runnalls (2007), Kullback-Leibler approach to Gaussian mixture reduction, IEEE TAES 43(3), eq. 21.
     """
-    size = weights.shape[0]
-    log_dets = jax.vmap(_log_det)(covs)
+    size, dim = means.shape
+    index = jnp.arange(size)
 
-    def costs_of(i, weights, means, covs, log_dets, active):
-        def cost(j):
-            weight, _, cov = merge_pair(weights[i], means[i], covs[i], weights[j], means[j], covs[j])
-            bound = 0.5 * (weight * _log_det(cov) - weights[i] * log_dets[i] - weights[j] * log_dets[j])
-            bound = jnp.where((weights[i] > 0) & (weights[j] > 0), bound, -jnp.inf)
-            return jnp.where((i != j) & active[i] & active[j], bound, jnp.inf)
+    # One row holds all there is of a component: in a batch, each access to an array of its own costs as much again.
+    def row_of(weight: Array, mean: Array, cov: Array) -> Array:
+        return jnp.concatenate([weight[None], mean, cov.reshape(-1)])
 
-        return jax.vmap(cost)(jnp.arange(size))
+    def parts_of(row: Array) -> tuple[Array, Array, Array]:
+        return row[0], row[1 : 1 + dim], row[1 + dim :].reshape(dim, dim)
 
-    active = jnp.ones(size, bool)
-    costs = jax.vmap(lambda i: costs_of(i, weights, means, covs, log_dets, active))(jnp.arange(size))
+    def log_det_of_pair(one: Array, other: Array) -> Array:
+        return _log_det(merge_pair(*parts_of(one), *parts_of(other))[2])
 
-    def merge_cheapest(_, carry):
-        weights, means, covs, log_dets, active, costs = carry
-        i, j = jnp.unravel_index(jnp.argmin(costs), costs.shape)
-        weight, mean, cov = merge_pair(weights[i], means[i], covs[i], weights[j], means[j], covs[j])
-        weights = weights.at[i].set(weight).at[j].set(0.0)
-        means, covs = means.at[i].set(mean), covs.at[i].set(cov)
-        log_dets, active = log_dets.at[i].set(_log_det(cov)), active.at[j].set(False)
-        row = costs_of(i, weights, means, covs, log_dets, active)
-        costs = costs.at[i].set(row).at[:, i].set(row).at[j].set(jnp.inf).at[:, j].set(jnp.inf)
-        return weights, means, covs, log_dets, active, costs
+    def merge_cheapest(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        rows, active, log_dets = carry
+        weight = rows[:, 0]
+        own = weight * jnp.diagonal(log_dets)  # merged with itself, a component stays what it is
+        costs = 0.5 * ((weight[:, None] + weight[None]) * log_dets - own[:, None] - own[None])
+        costs = jnp.where((weight[:, None] > 0.0) & (weight[None] > 0.0), costs, -jnp.inf)
+        costs = jnp.where(active[:, None] & active[None] & (index[:, None] != index[None]), costs, jnp.inf)
+        first, second = (index == place for place in jnp.divmod(jnp.argmin(costs), size))
+        pair = (jnp.sum(jnp.where(which[:, None], rows, 0.0), axis=0) for which in (first, second))
+        merged = row_of(*merge_pair(*(part for row in pair for part in parts_of(row))))
+        rows = jnp.where(first[:, None], merged[None], rows)
+        new = jax.vmap(log_det_of_pair, (None, 0))(merged, rows)
+        log_dets = jnp.where(first[:, None], new[None], jnp.where(first[None], new[:, None], log_dets))
+        return rows, active & ~second, log_dets
 
-    carry = (weights, means, covs, log_dets, active, costs)
-    weights, means, covs, _, active, _ = jax.lax.fori_loop(0, size - k, merge_cheapest, carry)
-    # Exactly k are active: put them first, heaviest first.
-    order = jnp.argsort(jnp.where(active, -weights, jnp.inf))[:k]
-    return weights[order], means[order], covs[order]
+    rows = jax.vmap(row_of)(weights, means, covs)
+    log_dets = jax.vmap(jax.vmap(log_det_of_pair, (None, 0)), (0, None))(rows, rows)
+    rows, active, _ = jax.lax.fori_loop(0, size - k, merge_cheapest, (rows, jnp.ones(size, bool), log_dets))
+    _, order = jax.lax.top_k(jnp.where(active, rows[:, 0], -jnp.inf), k)
+    return jax.vmap(parts_of)(rows[order])
+
+
+def _log_det(cov: Float[Array, "dim dim"]) -> Float[Array, ""]:
+    """Of a positive definite matrix; a pivot that rounding has made negative is raised to that rounding."""
+    dim = cov.shape[0]
+    if dim > _WRITTEN_OUT:
+        return 2.0 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(cov))))
+    least = jnp.finfo(cov.dtype).eps * jnp.diagonal(cov)
+    rest = [[cov[i, j] for j in range(dim)] for i in range(dim)]
+    total = jnp.zeros((), cov.dtype)
+    for k in range(dim):
+        pivot = jnp.maximum(rest[k][k], least[k])
+        total = total + jnp.log(pivot)
+        for i in range(k + 1, dim):
+            for j in range(i, dim):  # the upper triangle is enough
+                rest[i][j] = rest[i][j] - rest[k][i] * rest[k][j] / pivot
+    return total

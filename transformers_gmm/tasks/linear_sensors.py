@@ -14,10 +14,11 @@ from jaxtyping import Array
 
 from probinf.representations.mixture import GaussianMixture
 from probinf.streaming.system import System
-from transformers_gmm.components import Components, heaviest
+from transformers_gmm.components import Components
 from transformers_gmm.config import NetworkConfig, TrainingConfig
 from transformers_gmm.examples import Problem
 from transformers_gmm.recurrent import AbstractRecurrentTask, Series, Step
+from transformers_gmm.reduction import reduced
 from transformers_gmm.tasks.mixture_priors import few_components
 from transformers_gmm.updates import factor
 
@@ -45,8 +46,8 @@ def motion(dt: Array) -> tuple[Array, Array]:
 class LinearSensors(AbstractRecurrentTask):
     """Constant velocity; position with outliers, velocity, and an eastward coordinate with a second path.
 
-    Every sensor is linear, so branching over the ways its
-    noise can come about and keeping the heaviest components is exact up to those dropped: no network is needed.
+    Every sensor is linear, so branching over the ways its noise can come about is exact up to the merges that keep the
+    number of components: no network is needed.
     """
 
     name: str = eqx.field(static=True, default="linear_sensors")
@@ -128,7 +129,7 @@ class LinearSensors(AbstractRecurrentTask):
 
 
 def branched(belief: Components, name: str, value: Array, present: Array, keep: int) -> Components:
-    """Kalman updates under every way the noise can come about; the `keep` heaviest stay."""
+    """Kalman updates under every way the noise can come about; merged to `keep` components."""
     rows, ways = SENSORS[name]
     index = np.array(rows)
     covariances = belief.covariances
@@ -154,7 +155,7 @@ def branched(belief: Components, name: str, value: Array, present: Array, keep: 
         spreads.append(jnp.where(here[..., None, None], covariances - down, covariances))
     log_weights = jax.nn.log_softmax(jnp.concatenate(weights, axis=-1), axis=-1)
     every = Components(log_weights, jnp.concatenate(means, axis=-2), factor(jnp.concatenate(spreads, axis=-3)))
-    return heaviest(every, keep)
+    return reduced(every, keep)
 
 
 def _inverse(matrix: Array) -> Array:
