@@ -66,7 +66,9 @@ def linear_sensors(n: int, seed: int) -> Iterator[Row]:
     """The base of eight components, corrected; 128 components stand for the exact filter."""
     task = LinearSensors()
     series = task.simulate(jax.random.key(seed), n)
-    sized = {k: LinearSensors(config=dataclasses.replace(task.config, num_components=k)) for k in (8, 128)}
+    sized = {
+        k: LinearSensors(config=dataclasses.replace(task.config, num_components=k), merge=k == 8) for k in (8, 128)
+    }
     given = {k: dataclasses.replace(series, prior=heaviest(series.prior, k)) for k in sized}
     exact = plain(base_only, sized[128], given[128])
     method = RefittedFilter(MixtureFilter(sized[8]), POINTS)

@@ -67,7 +67,7 @@ def linear_sensors(n: int, seed: int) -> Iterator[Row]:
     series = task.simulate(jax.random.key(seed), min(n, 200))
     scores = {}
     for k in (128, 8):
-        sized = LinearSensors(config=dataclasses.replace(task.config, num_components=k))
+        sized = LinearSensors(config=dataclasses.replace(task.config, num_components=k), merge=k == 8)
         beliefs = filtered(base_only, sized, dataclasses.replace(series, prior=heaviest(series.prior, k)))
         scores[k] = beliefs["score"]
         if k == 8:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ def runnalls(
     def log_det_of_pair(one: Array, other: Array) -> Array:
         return _log_det(merge_pair(*parts_of(one), *parts_of(other))[2])
 
-    def merge_cheapest(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def merge_cheapest(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         rows, active, log_dets = carry
         weight = rows[:, 0]
         own = weight * jnp.diagonal(log_dets)  # merged with itself, a component stays what it is

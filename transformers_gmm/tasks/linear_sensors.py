@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from probinf.representations.mixture import GaussianMixture
 from probinf.streaming.system import System
-from transformers_gmm.components import Components
+from transformers_gmm.components import Components, heaviest
 from transformers_gmm.config import NetworkConfig, TrainingConfig
 from transformers_gmm.examples import Problem
 from transformers_gmm.recurrent import AbstractRecurrentTask, Series, Step
@@ -48,6 +48,10 @@ class LinearSensors(AbstractRecurrentTask):
 
     Every sensor is linear, so branching over the ways its noise can come about is exact up to the merges that keep the
     number of components: no network is needed.
+
+    Attributes:
+        merge: merge the components most alike, at a cost that grows with the square of their number. Else the heaviest
+            are kept: as good where they are very many.
     """
 
     name: str = eqx.field(static=True, default="linear_sensors")
@@ -63,6 +67,7 @@ class LinearSensors(AbstractRecurrentTask):
     horizon: int = eqx.field(static=True, default=40)
     unroll: int = eqx.field(static=True, default=1)
     groups: int = eqx.field(static=True, default=4)
+    merge: bool = eqx.field(static=True, default=True)
 
     def simulate(self, key: jax.Array, n: int) -> Series:
         keys = jax.random.split(key, 8)
@@ -102,8 +107,9 @@ class LinearSensors(AbstractRecurrentTask):
         covariances = jnp.einsum("...ij,...kjl,...ml->...kim", f, previous.covariances, f) + q[..., None, :, :]
         means = jnp.einsum("...ij,...kj->...ki", f, previous.means)
         belief = Components(previous.log_weights, means, factor(covariances))
+        fewer = reduced if self.merge else heaviest
         for name in sorted(SENSORS):
-            belief = branched(belief, name, step.values[name], step.present[name], self.config.num_components)
+            belief = fewer(branched(belief, name, step.values[name], step.present[name]), self.config.num_components)
         none = jnp.zeros((*dt.shape, self.config.num_components, 0), dt.dtype)
         return Problem(belief, belief.mean, jnp.sqrt(belief.variance), none, {}, {})
 
@@ -128,8 +134,8 @@ class LinearSensors(AbstractRecurrentTask):
         return System(prior, move, see, name="linear sensors")
 
 
-def branched(belief: Components, name: str, value: Array, present: Array, keep: int) -> Components:
-    """Kalman updates under every way the noise can come about; merged to `keep` components."""
+def branched(belief: Components, name: str, value: Array, present: Array) -> Components:
+    """Kalman updates of every component under every way the noise can come about, weighted by their evidence."""
     rows, ways = SENSORS[name]
     index = np.array(rows)
     covariances = belief.covariances
@@ -154,8 +160,7 @@ def branched(belief: Components, name: str, value: Array, present: Array, keep: 
         down = jnp.einsum("...ij,...kj->...ik", gain, cross)
         spreads.append(jnp.where(here[..., None, None], covariances - down, covariances))
     log_weights = jax.nn.log_softmax(jnp.concatenate(weights, axis=-1), axis=-1)
-    every = Components(log_weights, jnp.concatenate(means, axis=-2), factor(jnp.concatenate(spreads, axis=-3)))
-    return reduced(every, keep)
+    return Components(log_weights, jnp.concatenate(means, axis=-2), factor(jnp.concatenate(spreads, axis=-3)))
 
 
 def _inverse(matrix: Array) -> Array:
