@@ -49,8 +49,10 @@ def main() -> None:
     options.add_argument("--weights", type=pathlib.Path, help="folder with networks to use instead of the shipped ones")
     options.add_argument("--out", type=pathlib.Path, help="folder for the pictures of the group `calibration`")
     options.add_argument("--folder", type=pathlib.Path, help="folder of the recording that `recordings` reads")
+    options.add_argument("--tasks", nargs="+", help="only these of `calibration` and `prior_change`")
     args = options.parse_args()
-    groups = GROUPS | {"calibration": functools.partial(calibration.rows, out=args.out)}
+    groups = GROUPS | {"calibration": functools.partial(calibration.rows, out=args.out, tasks=args.tasks)}
+    groups |= {"prior_change": functools.partial(prior_change.rows, tasks=args.tasks)}
     groups |= {"recordings": functools.partial(recordings.rows, folder=args.folder)}
     networks = networks_in(args.weights)
     rows: list[Row] = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -41,13 +41,20 @@ _PROBLEMS = {"causal_inference": 500}  # its likelihood is a sum over 98 x 729 n
 
 
 def rows(
-    networks: Mapping[str, Network], *, quick: bool = False, seed: int = 99_000, out: pathlib.Path | None = None
+    networks: Mapping[str, Network],
+    *,
+    quick: bool = False,
+    seed: int = 99_000,
+    out: pathlib.Path | None = None,
+    tasks: Collection[str] | None = None,
 ) -> list[Row]:
-    """All rows; a network that is not there is a row that misses."""
+    """Rows of all tasks, or of those named; a network that is not there is a row that misses."""
     kinds: dict[str, Callable[..., Iterator[Row]]] = dict.fromkeys(STATIC, static)
     kinds |= dict.fromkeys(RECURRENT, recurrent) | dict.fromkeys(PRIOR_CHANGE, prior_change)
     found = []
     for number, (name, measure) in enumerate(kinds.items()):
+        if tasks is not None and name not in tasks:
+            continue
         network = base_only if name == "linear_sensors" else networks.get(name)
         n = 20 if quick else _PROBLEMS.get(name, 500 if name in RECURRENT else 2000)
         find = functools.partial(measure, name, network, n, seed + 10 * number, out)
