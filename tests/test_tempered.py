@@ -150,21 +150,21 @@ def test_a_hard_constraint_is_a_legal_likelihood():
 
 
 def test_moves_leave_their_target_unchanged(key):
-    """Exact draws of a skewed target stay exact draws: the mean of exp(x) and of x² after three moves, per batch."""
+    """Exact draws of a skewed target stay exact draws: the mean of exp(x) and of its square after eight moves, per batch."""
 
     def logdensity(x):  # log of a Gamma(3, 1) variable
         return jnp.sum(3.0 * x - jnp.exp(x))
 
     key_draw, key_move = jax.random.split(key)
-    x = jnp.log(jax.random.gamma(key_draw, 3.0, (8000, 1)))
+    x = jnp.log(jax.random.gamma(key_draw, 3.0, (40_000, 1)))
     population = start_population(x, logdensity)
-    for i in range(3):
+    for i in range(8):
         key = jax.random.fold_in(key_move, i)
         share = step_size_share(jnp.array(i))
-        population, rate = move_population(key, population, logdensity, 1.4 * share, jnp.full(1, 0.4), 3)
-    assert 0.3 < rate.mean() < 0.999  # rejections are part of what is tested
+        population, rate = move_population(key, population, logdensity, 1.8 * share, jnp.full(1, 0.4), 3)
+    assert 0.3 < rate.mean() < 0.95  # rejections are part of what is tested
     np.testing.assert_allclose(population.logdensity, jax.vmap(logdensity)(population.position), atol=1e-12)
-    batches = np.exp(np.asarray(population.position)).reshape(40, 200)
+    batches = np.exp(np.asarray(population.position)).reshape(40, 1000)
     assert agrees(batches.mean(axis=1), 3.0)
     assert agrees((batches**2).mean(axis=1), 12.0)
 
