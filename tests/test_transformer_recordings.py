@@ -199,12 +199,14 @@ def test_blocked_errors_of_independent_blocks():
 
 
 def test_the_volatility_base_stands_at_the_mode_with_the_information_there():
-    """Gradient against automatic differentiation, information against 1/2 tr(S^-1 dS S^-1 dS), mode by its gradient."""
+    """Density as elsewhere, gradient by differentiation, information 1/2 tr(S^-1 dS S^-1 dS), mode by its gradient."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(0, 0.5, volatility.DIM))
     returns = jnp.asarray(rng.normal(0, 3.0, volatility.NUM_RETURNS))
     estimate = returns @ jnp.asarray(volatility._PROJECTION.T)
-    _, gradient, information = volatility._likelihood(x[None, None], estimate[None])
+    fit, gradient, information = volatility._likelihood(jnp.stack([x, 0 * x])[None], estimate[None])
+    exact = volatility.log_density(returns, x) - volatility.log_density(returns, 0 * x)
+    np.testing.assert_allclose(fit[0, 0] - fit[0, 1], exact, rtol=1e-10)
     np.testing.assert_allclose(gradient[0, 0], jax.grad(lambda x: volatility.log_density(returns, x))(x), rtol=1e-8)
     inverse = np.linalg.inv(np.diag(np.exp(np.asarray(x))) + volatility.NOISE)
     slopes = [np.exp(float(x[i])) * np.outer(np.eye(10)[i], np.eye(10)[i]) for i in range(2)]
