@@ -150,7 +150,7 @@ def test_a_hard_constraint_is_a_legal_likelihood():
 
 
 def test_moves_leave_their_target_unchanged(key):
-    """Exact draws of a skewed target stay exact draws: means of exp(x) and of its square after eight moves, by batch."""
+    """Exact draws of a skewed target stay exact draws: means of exp(x) and its square after eight moves, by batch."""
 
     def logdensity(x):  # log of a Gamma(3, 1) variable
         return jnp.sum(3.0 * x - jnp.exp(x))
