@@ -111,8 +111,8 @@ def _elementwise(distribution: dist.Distribution, value: jax.Array) -> jax.Array
         return log_sigmoid(logits * jnp.where(value == 1, jnp.ones((), logits.dtype), -jnp.ones((), logits.dtype)))
     if type(distribution) is dist.Normal:
         # NumPyro's log(sqrt(2 pi) scale) apart: the compiler knows log(exp(x)), which scales often are.
-        gap = (value - distribution.loc) / distribution.scale
-        return -0.5 * gap**2 - jnp.log(distribution.scale) - 0.5 * math.log(2 * math.pi)
+        loc, scale = (jnp.asarray(part) for part in (distribution.loc, distribution.scale))
+        return -0.5 * ((value - loc) / scale) ** 2 - jnp.log(scale) - 0.5 * math.log(2 * math.pi)
     return jnp.asarray(distribution.log_prob(value))
 
 
