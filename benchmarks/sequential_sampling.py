@@ -217,7 +217,8 @@ def picture(curves: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> None
                 rows = [100 * np.array(line["first"])] + [line["gap"]] * bool(line["gap"])
                 for axis, values in zip(axes[:, column], rows, strict=False):
                     named = f"{label}, {seeds} seed" + "s" * (seeds > 1) if axis is axes[0, column] else None
-                    axis.plot(stages, values, color=colour, label=named)
+                    width = 4 if label == JOINT else None  # SMC's line lies on it
+                    axis.plot(stages, values, color=colour, lw=width, label=named)
                     for stage, value, r_hat in zip(stages, values, line["r_hat"], strict=True):
                         face = colour if r_hat < _CONVERGED else "white"
                         axis.plot(stage, value, "o", ms=5, color=colour, markerfacecolor=face)
