@@ -56,6 +56,9 @@ def move_population(
 
     Returns:
         The population, and the acceptance probability of each particle, (N,). A trajectory that meets NaN is rejected.
+
+    References:
+        Neal (2011), MCMC using Hamiltonian dynamics, section 3.
     """
     key_momentum, key_accept = jax.random.split(key)
     density_and_gradient = jax.vmap(jax.value_and_grad(logdensity))
