@@ -203,7 +203,8 @@ def picture(curves: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> None
     with style():
         figure, axes = plt.subplots(2, len(curves), figsize=(1 + 4.6 * len(curves), 6.2), squeeze=False, sharex="col")
         for column, (name, lines) in enumerate(curves.items()):
-            for colour, label in zip((*CYCLE[:6], CYCLE[-1]), (*LABELS, ORACLE), strict=True):
+            colours = (*CYCLE[: len(LABELS)], CYCLE[-1])  # the next one is a pale yellow
+            for colour, label in zip(colours, (*LABELS, ORACLE), strict=True):
                 if label not in lines:
                     continue
                 line, seeds = lines[label], lines[label]["seeds"]
