@@ -15,7 +15,7 @@ from continual.bench import command, comparing, learners, report
 from continual.plots import plot_accuracy_per_task, plot_average_accuracy, plot_mean_accuracy
 from continual.running import Result
 from probinf.commands import bench
-from probinf.errors import ArgumentError, CheckpointError, UnknownNameError
+from probinf.errors import ArgumentError, CheckpointError, DataError, UnknownNameError
 
 
 def result(shift: float = 0.0) -> Result:
@@ -148,6 +148,20 @@ def test_the_command_says_what_is_wrong(capsys, tmp_path):
     ):
         assert command.main(["--out", str(tmp_path), *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_command_fetches_data_when_it_is_told_to(monkeypatch, tmp_path):
+    asked = []
+
+    def absent(name, folder, *, download):
+        asked.append((name, folder, download))
+        raise DataError("not today")
+
+    monkeypatch.setattr(command, "load", absent)
+    arguments = ["--benchmark", "split-mnist", "--data", str(tmp_path), "--out", str(tmp_path)]
+    assert command.main(arguments) == 2
+    assert command.main([*arguments, "--download"]) == 2
+    assert asked == [("mnist", tmp_path, False), ("mnist", tmp_path, True)]
 
 
 def test_bench_lists_the_command():

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from continual.bench.comparing import Run, by_learner, compared
 from continual.bench.learners import LEARNERS, Scale, checked, learner
@@ -36,7 +37,9 @@ _DEGREES = (0, 15, 30, 45, 60)
 _MODULE = "continual.bench.command"  # this file, also where it is run as a script
 
 
-def stream(name: str, seed: int, *, scenario: str | None = None, folder: Path | None = None) -> TaskStream:
+def stream(
+    name: str, seed: int, *, scenario: str | None = None, folder: Path | None = None, download: bool = False
+) -> TaskStream:
     """A benchmark by its name, "split-mnist" say.
 
     Args:
@@ -44,15 +47,16 @@ def stream(name: str, seed: int, *, scenario: str | None = None, folder: Path | 
         seed: of the order within tasks, and of permutations.
         scenario: of split data, class-incremental by default.
         folder: where data sets are.
+        download: fetch a data set that is absent; see `continual.load`.
 
     Raises:
         UnknownNameError: there is no such benchmark.
-        DataError: the data set is absent.
+        DataError: the data set is absent, or could not be fetched.
     """
     if name not in BENCHMARKS:
         raise UnknownNameError(name, BENCHMARKS, "benchmark", "probinf bench continual")
     kind, _, data_name = name.partition("-")
-    data = load(data_name, folder)
+    data = load(data_name, folder, download=download)
     if kind == "split":
         return split(data, scenario=scenario or "class", seed=seed)  # pyright: ignore[reportArgumentType]
     return permuted(data, seed=seed) if kind == "permuted" else rotated(data, _DEGREES, seed=seed)
@@ -72,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
     names = checked(given.strategies or list(LEARNERS))
     seeds = range(given.seed, given.seed + positive_integer("--seeds", given.seeds))
-    streams = {s: stream(given.benchmark, s, scenario=given.scenario, folder=given.data) for s in seeds}
+    options: dict[str, Any] = {"scenario": given.scenario, "folder": given.data, "download": given.download}
+    streams = {s: stream(given.benchmark, s, **options) for s in seeds}
     first = streams[given.seed]
     epochs = 1 if given.quick else given.epochs
     training = Training(tuple(given.hidden), given.learning_rate, epochs, given.batch)
@@ -151,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--memory", type=int, default=1000, help="examples kept in all")
     parser.add_argument("--data", type=Path, help="folder of the data sets; else PROBINF_DATA")
+    parser.add_argument("--download", action="store_true", help="fetch a data set that is absent; SHA-256 is compared")
     parser.add_argument("--out", type=Path, default=Path("continual-runs"), help="folder for runs and report")
     parser.add_argument("--json", type=Path, help="file for the runs, besides the one in the folder")
     parser.add_argument("--quick", action="store_true", help="one epoch: the numbers mean little")
