@@ -112,8 +112,9 @@ def _content(file: File, source: Source, name: str, place: Path, download: bool,
     if not download:
         names = ", ".join(file.name for file in source.files)
         raise DataError(
-            f"{name}: {path} is not there. Pass download=True to fetch it from {source.home} (--download on the "
-            f"command line), or point PROBINF_DATA (or folder=) at a folder whose subfolder {name!r} has the files {names}."
+            f"{name}: {path} is not there. Pass download=True to fetch it from {source.home} "
+            "(--download on the command line), or point PROBINF_DATA (or folder=) at a folder whose subfolder "
+            f"{name!r} has the files {names}."
         )
     address = source.home + file.name
     try:
