@@ -26,4 +26,11 @@ EQUIVALENT: dict[str, str] = {
     "transformations.ancestors.enumerate: if p > 0: => if (p >= 0):": "rows of probability zero",
     "transformations.conditional._residual: is_sure = jax.random.uniform(key_which, (), expected.dtype) * (whole[0] + random_share) < whole[0] => is_sure = (jax.random.uniform(key_which, (), expected.dtype) * (whole[0] + random_share) <= whole[0])": "differs for a uniform number of exactly zero",
     "transformations.branching.ssp_given_first: settled_more = more & chain.carries & (coins * chain.scale * chain.open_before < chain.old) => settled_more = more & chain.carries & ((coins * chain.scale * chain.open_before <= chain.old))": "differs where a uniform number meets an edge exactly: probability zero",
+    "kernels.trace_moves.step: candidates = jax.vmap(candidate)(jnp.arange(most, dtype=jnp.int32)) => candidates = jax.vmap(candidate)(jnp.arange(most))": "the same numbers in the default integer type",
+    "transformations.population.scan: (state, composed, _, final), (kept, ancestors, info) = jax.lax.scan( => (state, composed, _, final), (kept, ancestors, info) = jax.lax.scan(run, start, rows_of, length=length, reverse=p['reverse'])": "unrolling changes the speed only",
+    "transformations.ancestors.ancestors_from_run_ends: first = jax.lax.platform_dependent( => first = jax.lax.platform_dependent(live, cpu=lambda live: jax.lax.cond(live[0], lambda _: index[0], search, live))": "what other devices than a CPU do; the checks run on a CPU",
+    "transformations.running._flat_sum: return jax.lax.platform_dependent(x, cpu=lambda x: _loop(jnp.add, x), default=jnp.cumsum) => return jax.lax.platform_dependent(x, default=jnp.cumsum)": "the same sums, slower on a CPU",
+    "transformations.running.rule: if lanes[1].shape[-1] < _LONG: => if lanes[1].shape[-0] < _LONG:": "whether lanes take turns or not: the speed only",
+    "transformations.resampling.effective_sample_size: return jnp.where(squares > 0, mass * mass / jnp.where(squares > 0, squares, 1), 0) => return jnp.where(squares > 0, mass * mass / jnp.where(squares > 1, squares, 1), 0)": "the largest weight is scaled to 1, so the sum of squares is 0 or at least 1",
+    "transformations.running.running_sum: return _running_sum(x[None])[0] => return _running_sum(x[None])[1]": "JAX clamps the index of the only row",
 }

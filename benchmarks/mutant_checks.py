@@ -18,7 +18,7 @@ from benchmarks import mutant_checks_of_moves as moves
 from benchmarks import mutant_checks_of_resampling as halves
 from benchmarks import mutant_checks_of_traces as traces
 from probinf.kernels.kernel import Kernel, cycle
-from probinf.kernels.trace_moves import redraw, refresh_future, trace_mh
+from probinf.kernels.trace_moves import gibbs, redraw, refresh_future, trace_mh
 from probinf.language import statements as pi
 from probinf.language.primitives import Site, bind_factor
 from probinf.language.program import Program, model
@@ -119,10 +119,32 @@ def parameter_and_path():
     return theta, path, level
 
 
+@model
+def values_from_shared_branch():
+    """A branch that all particles take; it gives a random value, one that is random in one arm, and a count."""
+
+    def step(carry, t):
+        z = pi.sample("z", dist.Bernoulli(0.3 + 0.2 * number(carry)))
+
+        def early():
+            pi.factor("f", -0.7 * number(z))
+            return 1 - z, z, t + 1
+
+        def late():
+            return z, 0 * t, t + 2
+
+        turned, once, count = jax.lax.cond(t == 0, early, late)
+        pi.factor("g", -0.4 * number(turned) + 0.2 * number(once))
+        return turned, (turned, once, count)
+
+    return jax.lax.scan(step, 0, jnp.arange(2))[1]
+
+
 EXTRA = {
     p.name: p
     for p in (
         two_scores_in_shared_branch(),
+        values_from_shared_branch(),
         nothing_but_draws(),
         impossible_later(),
         guided_in_a_loop(),
@@ -449,6 +471,19 @@ def moved_up_a_ladder() -> str | None:
     return compared(thing, ticked(ALL["zero_weights"]), "a population of tempered traces")
 
 
+def moved_by_value() -> str | None:
+    """Sites that hold values are moved as values, after every score and at every power."""
+    program, theta = PROGRAMS["static_parameter"], ("theta",)
+    reference = traces.seen_through(Traced(program, values=theta, randomness=TICKS))
+    for kernel in (trace_mh(), gibbs()):
+        after_scores = rejuvenated(program, kernel, values=theta, randomness=TICKS)
+        at_powers = tempered(program, (0.4, 1.0), kernel, values=theta, randomness=TICKS)
+        for thing in (after_scores, at_powers):
+            if found := compared(thing, reference, f"{thing.name} with theta by value"):
+                return found
+    return None
+
+
 def _probe(read: Callable[[Any], Any]) -> Kernel:
     """No move, but a score that shows what target it was given."""
 
@@ -553,6 +588,7 @@ KERNELS = [
 REJUVENATION = [
     Check(MEASURE, moved_between_scores),
     Check(MEASURE, moved_up_a_ladder),
+    Check(MEASURE, moved_by_value),
     Check(MEASURE, targets_of_the_moves),
     Check(MEASURE, scores_one_by_one),
     Check(MEASURE, moves_are_kept),

@@ -44,7 +44,7 @@ def killing_ancestors(uniforms: jax.Array, log_weights: jax.Array, num: int) -> 
     chance = weights_from_log(log_weights)[kept]
     is_kept = coins < chance
     # Given that it is not below the chance, what is left of the uniform number is uniform again.
-    again = (coins - chance) / jnp.where(is_kept | (chance >= 1), 1, 1 - chance)
+    again = (coins - chance) / jnp.where(is_kept, 1, 1 - chance)
     return jnp.where(is_kept, kept, multinomial_ancestors(jnp.clip(again, 0, 1), log_weights, num))
 
 
