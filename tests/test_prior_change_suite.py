@@ -20,6 +20,7 @@ from transformers_gmm.tasks.prior_change import (
     Turin,
     TwoMoons,
     published_priors,
+    turin,
 )
 from transformers_gmm.tasks.prior_change.splitting import corners, thirds
 
@@ -174,10 +175,20 @@ def test_causal_inference_likelihood_agrees_with_brute_force(rng):
         assert value == pytest.approx(total, abs=0.15)
 
 
+def test_turin_arrivals_between_points_give_the_periodic_sinc():
+    fractions, points = np.linspace(-0.5, 0.5, 21), turin.POINTS
+    gap = np.arange(points)[:, None] - fractions[None]
+    direct = np.mean([np.cos(2 * np.pi * k * gap / points) for k in range(-(points // 2), points // 2 + 1)], axis=0)
+    polynomials = np.cos(np.arange(turin._TERMS)[:, None] * np.arccos(2 * fractions))
+    blocks = turin._KERNEL.reshape(points, points, turin._TERMS)
+    np.testing.assert_allclose(blocks[:, 0] @ polynomials, direct, atol=1e-8)
+    np.testing.assert_allclose(blocks[:, 7] @ polynomials, np.roll(direct, 7, axis=0), atol=1e-8)
+
+
 def test_turin_profiles_have_the_expected_power():
     """E |y_n|^2 = G0 B / N^2 integral of exp(-tau / T) |Dirichlet kernel|^2 + sigma^2 / N."""
     n, theta = 400, np.array([0.5, 0.6, 0.3, 0.5])
-    task, many = Turin(), jnp.asarray(np.tile(theta, (n, 1)), jnp.float32)  # where a pole of the kernel could be hit
+    task, many = Turin(), jnp.asarray(np.tile(theta, (n, 1)), jnp.float32)
     x = jax.jit(lambda key, theta: task.observe(key, theta))(jax.random.key(0), many)
     assert jnp.all(jnp.isfinite(x))
     power = 10 ** ((60 * np.asarray(x, float) - 140) / 10)

@@ -17,6 +17,7 @@ from transformers_gmm.tasks.prior_change.task import AbstractPriorChange, contex
 POINTS, BANDWIDTH = 101, 5e8
 LONGEST = (POINTS - 1) / BANDWIDTH  # seconds, the longest delay
 MOST = 1250  # arrivals kept; there are 1000 on average at the highest rate, and more than this in one of 1e13 runs
+_TERMS = 10
 #: Gain, decay time (s), rate of arrivals (1/s) and noise variance at theta = 0, and what one unit of theta adds.
 LOWEST = (1e-9, 1e-9, 1e7, 1e-10)
 RANGE = (9e-9, 9e-9, 4.99e9, 9e-10)
@@ -73,26 +74,41 @@ class Turin(AbstractPriorChange):
         }
 
 
-def _profile(key: jax.Array, theta: Float[Array, " 4"]) -> Float[Array, " points"]:
-    r"""One profile.
+def _kernel_matrix() -> Float[np.ndarray, "points terms_points"]:
+    r"""What Chebyshev moments of the gains in every bin give at every point.
 
-    An arrival at delay tau contributes $g \sin(\pi f) / (N \sin(\pi (n - b - f) / N))$ to point n, where
-    $N \tau / \tau_{max} = b + f$ with b whole: the inverse transform of its phases, up to phases that drop out of the
-    modulus, since gains and noise are circular.
+    An arrival at delay tau, $N \tau / \tau_{max} = b + f$ with b whole, gives its gain times
+    $D(x) = \sin(\pi x) / (N \sin(\pi x / N))$ at x = n - b - f to point n: the inverse transform of its phases, up to
+    phases that drop out of the modulus, since gains and noise are circular. As a function of f in [-1/2, 1/2] D has no
+    frequency above a half, so `_TERMS` Chebyshev polynomials give it to 1e-8.
     """
+    angles = np.pi * (np.arange(_TERMS) + 0.5) / _TERMS
+    x = np.arange(POINTS)[:, None] - np.cos(angles)[None] / 2
+    nodes = np.sin(np.pi * x) / (POINTS * np.sin(np.pi * x / POINTS))
+    terms = nodes @ np.cos(angles[:, None] * np.arange(_TERMS)) * np.where(np.arange(_TERMS) == 0, 1, 2) / _TERMS
+    gap = (np.arange(POINTS)[:, None] - np.arange(POINTS)[None]) % POINTS
+    return terms[gap].reshape(POINTS, POINTS * _TERMS)
+
+
+_KERNEL = _kernel_matrix()
+
+
+def _profile(key: jax.Array, theta: Float[Array, " 4"]) -> Float[Array, " points"]:
+    """One profile."""
     key_count, key_bin, key_fraction, key_gain, key_noise = jax.random.split(key, 5)
     kind = theta.dtype
     gain, decay, rate, noise = jnp.asarray(LOWEST, kind) + jnp.asarray(RANGE, kind) * theta
     count = jax.random.poisson(key_count, rate * LONGEST)
-    whole = jax.random.randint(key_bin, (MOST,), 0, POINTS).astype(kind)
+    whole = jax.random.randint(key_bin, (MOST,), 0, POINTS)
     fraction = jax.random.uniform(key_fraction, (MOST,), kind, minval=-0.5, maxval=0.5)
-    fraction = jnp.where(jnp.abs(fraction) < 1e-6, jnp.asarray(1e-6, kind), fraction)
-    delay = jnp.mod(whole + fraction, POINTS) / POINTS * LONGEST
+    delay = jnp.mod(whole.astype(kind) + fraction, POINTS) / POINTS * LONGEST
     power = jnp.where(jnp.arange(MOST) < count, gain * jnp.exp(-delay / decay) * BANDWIDTH / rate, 0)
     gains = jnp.sqrt(power / 2)[None] * jax.random.normal(key_gain, (2, MOST), kind)
-    # Whole numbers first: their sum with a small fraction would round to a pole of the kernel.
-    place = (jnp.arange(POINTS, dtype=kind)[:, None] - whole[None]) - fraction[None]
-    kernel = jnp.sin(jnp.pi * fraction)[None] / (POINTS * jnp.sin(jnp.pi * place / POINTS))
-    received = jnp.einsum("nl,cl->cn", kernel, gains, precision="highest")
+    polynomials = [jnp.ones_like(fraction), 2 * fraction]
+    while len(polynomials) < _TERMS:
+        polynomials.append(4 * fraction * polynomials[-1] - polynomials[-2])
+    rows = (jnp.stack(polynomials, axis=1)[:, :, None] * gains.T[:, None]).reshape(MOST, 2 * _TERMS)
+    moments = jnp.zeros((POINTS, 2 * _TERMS), kind).at[whole].add(rows).reshape(POINTS * _TERMS, 2)
+    received = jnp.matmul(jnp.asarray(_KERNEL, kind), moments, precision="highest").T
     received = received + jnp.sqrt(noise / (2 * POINTS)) * jax.random.normal(key_noise, (2, POINTS), kind)
     return (10 * jnp.log10(jnp.sum(received**2, axis=0)) + 140) / 60
