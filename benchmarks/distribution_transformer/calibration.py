@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.distribution_transformer.corrected import POINTS, STATIC, drawn, follow, widened
+from benchmarks.distribution_transformer.corrected import FUSION_DRAWS, POINTS, STATIC, drawn, follow, mixed, widened
 from benchmarks.record import Row, rows_of
 from transformers_gmm.calibration.ranks import CalibrationReport, calibrate_draws, calibrate_mixtures
 from transformers_gmm.components import Components, heaviest
@@ -29,12 +29,15 @@ from transformers_gmm.correction.refitted import RefittedFilter
 from transformers_gmm.filtering import MixtureFilter
 from transformers_gmm.packed import packed
 from transformers_gmm.recurrent import base_only
+from transformers_gmm.tasks.fusion_update import FusionUpdate
 from transformers_gmm.tasks.registry import make_task
 
 Network = Callable[..., Any]
-RECURRENT = ("linear_sensors", "growth", "beacons", "range_bearing", "range_tracking")
+RECURRENT = ("linear_sensors", "growth", "beacons", "range_bearing", "range_tracking", "volatility")
 PRIOR_CHANGE = ("two_moons", "oup", "causal_inference")
-_NUM_TASKS = len(STATIC) + len(RECURRENT) + len(PRIOR_CHANGE)
+FUSION = ("fusion_update",)
+_NUM_TASKS = len(STATIC) + len(RECURRENT) + len(PRIOR_CHANGE) + len(FUSION)
+_UNTRAINED = ("linear_sensors", "volatility")  # their bases leave nothing to learn
 FALSE_ALARMS = 0.01  # of all tasks together
 _DRAWS = 1000  # of the correction in the prior-change suite; else `POINTS`
 _PROBLEMS = {"causal_inference": 500}  # its likelihood is a sum over 98 x 729 nodes
@@ -51,11 +54,12 @@ def rows(
     """Rows of all tasks, or of those named; a network that is not there is a row that misses."""
     kinds: dict[str, Callable[..., Iterator[Row]]] = dict.fromkeys(STATIC, static)
     kinds |= dict.fromkeys(RECURRENT, recurrent) | dict.fromkeys(PRIOR_CHANGE, prior_change)
+    kinds |= dict.fromkeys(FUSION, fusion)
     found = []
     for number, (name, measure) in enumerate(kinds.items()):
         if tasks is not None and name not in tasks:
             continue
-        network = base_only if name == "linear_sensors" else networks.get(name)
+        network = base_only if name in _UNTRAINED else networks.get(name)
         n = 20 if quick else _PROBLEMS.get(name, 500 if name in RECURRENT else 2000)
         find = functools.partial(measure, name, network, n, seed + 10 * number, out)
         found += rows_of(f"calibration, {name}, corrected", "p", FALSE_ALARMS, find)
@@ -73,6 +77,22 @@ def static(name: str, network: Network, n: int, seed: int, out: pathlib.Path | N
         answer = network(task.problem(given.prior, given.data))
         x, log_r = drawn(key_draws, answer, widened(answer), POINTS)
         return given.latents, answer, x, task.log_posterior(given.prior, given.data, x) - log_r
+
+    yield from _reports(name, *find(network, jax.random.key(seed)), seed, out)
+
+
+def fusion(name: str, network: Network, n: int, seed: int, out: pathlib.Path | None) -> Iterator[Row]:
+    """The published fusion update; corrected by draws of network, base and prior together."""
+    task, network = FusionUpdate(), packed(network)
+
+    @eqx.filter_jit
+    def find(network: Any, key: jax.Array) -> Any:
+        key_problem, key_draws = jax.random.split(key)
+        given = task.draw(key_problem, n)
+        problem = task.problem(given.prior, given.data)
+        answer = network(problem)
+        x, log_r = drawn(key_draws, mixed(answer, problem.base, 0.5), given.prior, FUSION_DRAWS, share=0.25)
+        return given.latents, answer, x, task.log_joint(given.prior, given.data, x) - log_r
 
     yield from _reports(name, *find(network, jax.random.key(seed)), seed, out)
 

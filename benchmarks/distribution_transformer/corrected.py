@@ -42,7 +42,7 @@ Network = Callable[..., Any]
 POINTS = 256
 _TARGET = 0.01  # nats
 _NORMALISING = 1024  # draws of its own that normalise a belief; the error of its logarithm is far below the target
-_DRAWS = 2000  # of the correction of one fusion update: the default of `importance_sample`
+FUSION_DRAWS = 2000  # of the correction of one fusion update: the default of `importance_sample`
 _AT_ONCE = 50  # series in lockstep on a processor: enough to share matrix products, few enough for the cache
 #: Order of the sensors within an instant: the surer first, so that the other finds a narrow belief.
 _ORDER = {"range_bearing": ("bearing", "range")}
@@ -263,9 +263,9 @@ def fusion(networks: Mapping[str, Network], n: int, seed: int) -> Iterator[Row]:
         log_masses = log_joint(x) - log_r
         log_z = jax.nn.logsumexp(log_masses, axis=-1, keepdims=True) - math.log(8192)
         masses = jax.nn.softmax(log_masses, axis=-1)
-        few, log_few = drawn(keys[3], mixed(answer, problem.base, 0.5), prior, _DRAWS, share=0.25)
+        few, log_few = drawn(keys[3], mixed(answer, problem.base, 0.5), prior, FUSION_DRAWS, share=0.25)
         log_weights = log_joint(few) - log_few - log_z
-        unit = log_weights[0] - jax.nn.logsumexp(log_weights[0]) + math.log(_DRAWS)
+        unit = log_weights[0] - jax.nn.logsumexp(log_weights[0]) + math.log(FUSION_DRAWS)
         fitted = jax.tree.map(lambda v: v[None], refit(jax.tree.map(lambda v: v[0], answer), few[0], unit, log_few[0]))
         exact = log_joint(x) - log_z
         gaps = [jnp.sum(masses * (exact - q.log_prob(x))) for q in (answer, matched, fitted, prior, problem.base)]
