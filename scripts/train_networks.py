@@ -42,7 +42,7 @@ def train_one(name: str, given: argparse.Namespace) -> None:
     task = make_task(name)
     windows = {key: getattr(given, key) for key in _WINDOWS if getattr(given, key) is not None}
     task = dataclasses.replace(task, **windows)
-    changes = {"batch": given.batch, "steps": given.steps, "learning_rate": given.rate}
+    changes = {"batch": given.batch, "steps": given.steps, "learning_rate": given.rate, "precision": given.precision}
     config = dataclasses.replace(task.training, **{key: value for key, value in changes.items() if value is not None})
     network = task.network(nnx.Rngs(config.seed))
     earlier = None
@@ -52,7 +52,8 @@ def train_one(name: str, given: argparse.Namespace) -> None:
             network, earlier = found, header["record"]
         else:
             print(f"{name}: the weights to start from are of another size; started afresh", flush=True)
-    loop = Training(task, config, network, every=given.every)
+    devices = jax.devices() if len(jax.devices()) > 1 else None  # each takes its share of every batch
+    loop = Training(task, config, network, every=given.every, devices=devices)
     kind = type(network).__name__
 
     def save() -> None:
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float, help="learning rate at its peak")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of the network's products")
     for name, text in _WINDOWS.items():
         parser.add_argument(f"--{name}", type=int, help=text)
     parser.add_argument("--start", type=Path, help="folder with earlier weights to go on from")
@@ -118,7 +120,7 @@ def main() -> None:
     if len(given.tasks) == 1:
         train_one(given.tasks[0], given)
         return
-    names = ("seconds", "steps", "batch", "rate", "start", "every", *_WINDOWS)
+    names = ("seconds", "steps", "batch", "rate", "precision", "start", "every", *_WINDOWS)
     chosen = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     rest = [part for name, value in chosen.items() for part in (f"--{name}", str(value))]
     runs = {

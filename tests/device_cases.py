@@ -64,6 +64,39 @@ def refused(call):
     return ""
 
 
+def training():
+    """Four devices that share a batch, beside one device that is given the four shares side by side."""
+    from flax import nnx
+
+    from transformers_gmm.config import TrainingConfig
+    from transformers_gmm.tasks.conjugate import Conjugate
+    from transformers_gmm.training import Training, train
+
+    class Shares(Conjugate):
+        def simulate(self, key, n):
+            shares = [super(Shares, self).simulate(jax.random.fold_in(key, i), n // 4) for i in range(4)]
+            return jax.tree.map(lambda *parts: jnp.concatenate(parts), *shares)
+
+    config = TrainingConfig(steps=3, batch=64, learning_rate=1e-2, warm_up=0.5, seed=3)
+    runs = [
+        Training(kind(2), config, kind(2).network(nnx.Rngs(3)), every=3, devices=devices)
+        for kind, devices in ((Conjugate, jax.devices()), (Shares, None))
+    ]
+    start = runs[0].weights
+    for run in runs:
+        run.advance()
+    moved = [gap(a, b) for a, b in zip(*map(jax.tree.leaves, (runs[0].weights, start)), strict=True)]
+    # Averages of gradients: Adam divides by their size, and so makes steps of what is rounding.
+    ours, theirs = (np.concatenate([x.ravel() for x in jax.tree.leaves(run.moments[1].mu)]) for run in runs)
+    return {
+        "moved": max(moved),
+        "gradients": float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)),
+        "losses": gap(*(run.losses for run in runs)),
+        "held out": gap(*(run.held_out for run in runs)),
+        "uneven": refused(lambda: train(Conjugate(2), TrainingConfig(steps=1, batch=66), devices=jax.devices())),
+    }
+
+
 def four():
     plain, many = (exact(mesh, history=True) for mesh in (None, mesh_of(4)))
     alone, ring = (islands(mesh) for mesh in (None, mesh_of(4)))
@@ -86,6 +119,7 @@ def four():
             "moments": max(gap(ring.mean, alone.mean), gap(ring.variance, alone.variance)),
         },
         "log_evidence": [float(many.log_evidence), float(ring.log_evidence)],
+        "training": training(),
         "fast key": refused(
             lambda: smc.particle_filter(Plane(), data(), pi.fast_key(0), num_particles=8, mesh=mesh_of(4))
         ),

@@ -77,6 +77,13 @@ def test_what_cannot_be_split_is_refused(four):
     assert "num_islands" in four["uneven islands"]
 
 
+def test_devices_that_share_a_batch_train_the_network_that_one_would(four):
+    found = four["training"]
+    assert found["moved"] > 1e-3
+    assert max(found["gradients"], found["losses"], found["held out"]) < 1e-5
+    assert "batch 66 is no multiple of 4 devices" in found["uneven"]
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_evidence_of_one(four):
     """Over loopback, with gloo; two devices in each process."""

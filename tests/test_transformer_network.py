@@ -228,6 +228,29 @@ def test_training_lowers_the_loss_and_a_resumed_run_ends_in_the_same_bits(tiny, 
     np.testing.assert_array_equal(whole.losses, other.losses)
 
 
+@pytest.mark.relaxed_promotion("optax's Adam")
+def test_training_in_bfloat16_keeps_weights_and_densities_in_float32(tiny):
+    config = TrainingConfig(steps=40, batch=32, learning_rate=1e-2, seed=3, precision="bfloat16")
+    run = Training(tiny, config, tiny.network(nnx.Rngs(3)), every=20)
+    examples = jax.tree.map(lambda x: x[0], tiny.pieces(None, tiny.simulate(jax.random.key(0), 64)))
+    while not run.is_finished:
+        run.advance()
+    assert run.held_out[-1] < run.held_out[0]
+    assert {leaf.dtype for leaf in jax.tree.leaves((run.weights, run.moments[1].mu))} == {jnp.dtype("float32")}
+    full, half = nnx.merge(run._definition, run.weights), run._merged(run.weights)
+    exact, rounded = full(examples.problem), half(examples.problem)
+    assert half.unembed.linears[0](jnp.zeros((1, 8), jnp.bfloat16)).dtype == jnp.bfloat16
+    assert rounded.log_weights.dtype == exact.log_weights.dtype
+    assert 0 < jnp.max(jnp.abs(rounded.means - exact.means)) < 0.1
+    assert abs(tiny.loss(half, examples) - tiny.loss(full, examples)) < 0.02
+
+
+@pytest.mark.bad_input
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(UnknownNameError, match="bfloat16"):
+        TrainingConfig(precision="bfloat")
+
+
 @pytest.mark.bad_input
 @pytest.mark.relaxed_promotion("optax's Adam")
 def test_training_that_runs_away_is_stopped_and_the_best_network_is_kept(tiny):

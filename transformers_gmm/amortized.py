@@ -114,6 +114,7 @@ class MixturePosterior:
         training: TrainingConfig | None = None,
         checkpoint: Any = None,
         progress: bool = True,
+        devices: Sequence[Any] | None = None,
     ) -> MixturePosterior:
         """Train on simulations of a program.
 
@@ -127,13 +128,15 @@ class MixturePosterior:
             training: settings of the run.
             checkpoint: a folder, from which an interrupted run goes on.
             progress: show a bar.
+            devices: that share every batch; one if left out.
 
         Raises:
+            ArgumentError: the batch cannot be shared evenly among the devices.
             UnknownNameError: no site `data`.
             ModelError: a discrete parameter, or one that is not always there.
         """
         task, prior = _task(program, data, sites, meta_prior, config, training)
-        run = train(task, checkpoint=checkpoint, progress=progress)
+        run = train(task, checkpoint=checkpoint, progress=progress, devices=devices)
         examples = task.simulate(jax.random.fold_in(as_key(task.training.seed), 2), _NUM_DRAWS)
         seen = TrainingRange.fit(*problem_features(examples.problem))
         return cls(task, run.network(), prior, seen, run)

@@ -7,7 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from probinf.errors import ArgumentError
+from probinf.errors import ArgumentError, UnknownNameError
+
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,8 @@ class TrainingConfig:
         warm_up: share of the steps before the peak.
         clip: largest global norm of a gradient; longer ones are scaled down.
         seed: of the initial weights and of the simulations.
+        precision: "float32", or "bfloat16" for the network's products; weights, moments, bases and the loss stay in
+            float32. Pays on accelerators with units for it.
     """
 
     steps: int = 10_000
@@ -74,8 +78,11 @@ class TrainingConfig:
     warm_up: float = 0.05
     clip: float = 1.0
     seed: int = 0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError(self.precision, PRECISIONS, "precision", "TrainingConfig")
         for name in ("steps", "batch", "learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name}: expected a positive number, found {getattr(self, name)}.")

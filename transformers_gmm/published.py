@@ -85,7 +85,9 @@ class DistributionTransformer(nnx.Module):
 
     def _mixture(self, tokens: Array, mask: Array | None) -> Components:
         dim = self.config.dim
-        weight, mean, diagonal, below = jnp.split(self.unembed(tokens), (1, 1 + dim, 1 + 2 * dim), axis=-1)
+        read = self.unembed(tokens)
+        read = read.astype(jnp.promote_types(read.dtype, jnp.float32))  # densities need more digits than products
+        weight, mean, diagonal, below = jnp.split(read, (1, 1 + dim, 1 + 2 * dim), axis=-1)
         factors = lower_triangular(jnp.exp(jnp.clip(diagonal, _LOWEST, _HIGHEST)) + _JITTER, below)
         logits = weight[..., 0] if mask is None else jnp.where(mask, weight[..., 0], -jnp.inf)
         return Components(jax.nn.log_softmax(logits, axis=-1), mean, factors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,18 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 
-from probinf.errors import InferenceError
+from probinf.errors import ArgumentError, InferenceError
 from probinf.random import as_key
 from probinf.runs import Checkpoint, Loop, drive
 from transformers_gmm.config import TrainingConfig
 from transformers_gmm.task import AbstractTask
 
+_SHARE = "share"  # the axis of devices
 _HELD_OUT = 2**31 - 1  # folded into the seed: held-out problems are never trained on
 
 
 class Training(Loop):
     """A run of `train`: its state is whole after every piece of `every` steps.
+
+    On several devices each simulates and differentiates its share of the batch, and gradients are averaged.
 
     Attributes:
         losses: mean loss of each piece of steps finished so far, nats.
@@ -31,8 +36,20 @@ class Training(Loop):
     label = "train"
     unit = "step"
 
-    def __init__(self, task: AbstractTask, config: TrainingConfig, network: nnx.Module, *, every: int = 100) -> None:
+    def __init__(
+        self,
+        task: AbstractTask,
+        config: TrainingConfig,
+        network: nnx.Module,
+        *,
+        every: int = 100,
+        devices: Sequence[Any] | None = None,
+    ) -> None:
         self.task, self.config, self.every = task, config, min(every, config.steps)
+        self.num_devices = 1 if devices is None else len(devices)
+        if self.num_devices == 0 or config.batch % (self.num_devices * task.updates):
+            shares = f"{self.num_devices} devices x {task.updates} updates of a batch"
+            raise ArgumentError(f"devices: batch {config.batch} is no multiple of {shares}.")
         self.rows = []
         self.steps_done = 0
         self._definition, self.weights = nnx.split(network, nnx.Param)
@@ -43,7 +60,7 @@ class Training(Loop):
         self.moments = self.optimiser.init(self.weights)
         self.best, self.best_loss = self.weights, jnp.asarray(jnp.inf, jnp.float32)
         self._held_out_key = jax.random.fold_in(key, _HELD_OUT)
-        self._piece = jax.jit(self._run_piece, static_argnums=4, donate_argnums=(0, 1))
+        self._piece = jax.jit(self._on_devices(devices), static_argnums=4, donate_argnums=(0, 1))
 
     @property
     def done(self) -> int:
@@ -81,14 +98,26 @@ class Training(Loop):
         self.rows.append(row)
         return {"loss": float(loss), "held out": float(held_out)}
 
+    def _on_devices(self, devices: Sequence[Any] | None) -> Any:
+        if self.num_devices == 1:
+            return self._run_piece
+        mesh, same = Mesh(np.array(devices), (_SHARE,)), PartitionSpec()
+
+        def run(weights: Any, moments: Any, first: jax.Array, total: jax.Array, count: int) -> Any:
+            piece = functools.partial(self._run_piece, count=count)
+            shared = jax.shard_map(piece, mesh=mesh, in_specs=same, out_specs=same, check_vma=False)
+            return shared(weights, moments, first, total)
+
+        return run
+
     def _run_piece(self, weights: Any, moments: Any, first: jax.Array, total: jax.Array, count: int) -> Any:
         def loss_of(weights, piece):
-            return self.task.loss(nnx.merge(self._definition, weights), piece)
+            return self.task.loss(self._merged(weights), piece)
 
         def update(state, given):
             weights, moments = state
             piece, done = given
-            loss, gradient = jax.value_and_grad(loss_of)(weights, piece)
+            loss, gradient = self._averaged(jax.value_and_grad(loss_of)(weights, piece))
             # One impossible example would otherwise end the run: such a step is left out.
             sound = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradient)]))
             gradient = jax.tree.map(lambda g: jnp.where(sound, g, 0), gradient)
@@ -98,20 +127,35 @@ class Training(Loop):
             return (optax.apply_updates(weights, change), moments), loss
 
         def step(state, number):
-            examples = self.task.simulate(jax.random.fold_in(self._key, number), self.config.batch)
-            pieces = self.task.pieces(nnx.merge(self._definition, state[0]), examples)
+            examples = self._simulated(jax.random.fold_in(self._key, number))
+            pieces = self.task.pieces(self._merged(state[0]), examples)
             updates = jnp.arange(self.updates, dtype=jnp.float32)
             done = number.astype(jnp.float32) + updates / self.updates
             state, losses = jax.lax.scan(update, state, (pieces, done))
             return state, jnp.mean(losses)
 
         (weights, moments), losses = jax.lax.scan(step, (weights, moments), first + jnp.arange(count))
-        return weights, moments, jnp.nanmean(losses), self._held_out_loss(loss_of, weights)
+        return weights, moments, jnp.nanmean(losses), self._held_out_loss(weights)
 
-    def _held_out_loss(self, loss_of: Any, weights: Any) -> jax.Array:
-        examples = self.task.simulate(self._held_out_key, self.config.batch)
-        pieces = self.task.pieces(nnx.merge(self._definition, weights), examples)
-        return jnp.mean(jax.lax.map(lambda piece: loss_of(weights, piece), pieces))
+    def _held_out_loss(self, weights: Any) -> jax.Array:
+        """In full precision: that of the network that is kept."""
+        network = nnx.merge(self._definition, weights)
+        pieces = self.task.pieces(network, self._simulated(self._held_out_key))
+        return self._averaged(jnp.mean(jax.lax.map(lambda piece: self.task.loss(network, piece), pieces)))
+
+    def _merged(self, weights: Any) -> Any:
+        if self.config.precision == "bfloat16":  # a network computes in the precision of its weights
+            weights = jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights)
+        return nnx.merge(self._definition, weights)
+
+    def _simulated(self, key: jax.Array) -> Any:
+        """This device's share of a batch."""
+        if self.num_devices > 1:
+            key = jax.random.fold_in(key, jax.lax.axis_index(_SHARE))
+        return self.task.simulate(key, self.config.batch // self.num_devices)
+
+    def _averaged(self, values: Any) -> Any:
+        return jax.lax.pmean(values, _SHARE) if self.num_devices > 1 else values
 
     def state(self) -> Mapping[str, np.ndarray]:
         whole = (self.weights, self.moments, self.best, self.best_loss)
@@ -145,6 +189,7 @@ def train(
     network: nnx.Module | None = None,
     checkpoint: str | Checkpoint | None = None,
     progress: bool = True,
+    devices: Sequence[Any] | None = None,
 ) -> Training:
     """Train a network for a task; Ctrl-C ends early with what is done.
 
@@ -154,22 +199,30 @@ def train(
         network: where to start from; a fresh one of the task's sizes if left out.
         checkpoint: a folder in which to keep the state; a run found there goes on, bit for bit.
         progress: show a bar where stderr is a terminal.
+        devices: that share every batch, `jax.devices()` for all; the default device alone if left out. Their number
+            belongs to the run: another one draws other problems.
 
     Returns:
         The finished run: `run.network()`, `run.losses`, `run.held_out`.
 
     Raises:
+        ArgumentError: the batch cannot be shared evenly among the devices.
         InferenceError: the held-out loss is not finite; the run so far is on `.partial`.
     """
     config = task.training if config is None else config
     network = task.network(nnx.Rngs(config.seed)) if network is None else network
-    loop = Training(task, config, network)
+    loop = Training(task, config, network, devices=devices)
     store = Checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
     drive(
         loop,
         progress=progress,
         checkpoint=store,
-        fingerprint=lambda: {"task": repr(task), "training": repr(config), "network": repr(task.config)},
+        fingerprint=lambda: {
+            "task": repr(task),
+            "training": repr(config),
+            "network": repr(task.config),
+            "devices": str(loop.num_devices),
+        },
     )
     return loop
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -136,47 +138,62 @@ def _moved(belief: Components) -> Components:
     return Components(belief.log_weights, means, factor(covariances + _row2(noise, belief.means)))
 
 
+class _Fit(NamedTuple):
+    """A component's posterior so far, and the Gaussian factor exp(shift x - precision x^2 / 2) of each volatility."""
+
+    mean: Array
+    covariance: Array
+    precision: Array
+    shift: Array
+    evidence: Array
+
+
 def _updated(belief: Components, estimate: Array, present: Array) -> Components:
     """Expectation propagation within each component, and its evidence.
-
-    Given the other volatilities, what the returns say of one of them is a single value u_i ~ N(0, exp(x_i) + n_i), so
-    the moments of a component's marginal times that factor are a sum over a line. The others are held at their means,
-    on which u_i and n_i hardly depend: the noise is almost diagonal. One sweep leaves a thousandth of a nat to two.
 
     References:
         Minka (2001), Expectation Propagation for Approximate Bayesian Inference, UAI, section 3.
     """
-    prior, mean, covariance = belief.covariances, belief.means, belief.covariances
-    precision, shift = jnp.zeros_like(mean), jnp.zeros_like(mean)  # of each marginal's Gaussian factor
+    none = jnp.zeros_like(belief.means)
+    fit = _Fit(belief.means, belief.covariances, none, none, jnp.zeros_like(belief.log_weights))
     for _ in range(_SWEEPS):
-        level = jnp.exp(jnp.clip(mean, -12, 12))
-        known, wider = _conditioned(_row2(_GRAM, mean), level)  # inverse covariance of the estimate
-        own, solved = _diagonal_of(known), jnp.sum(known * estimate[..., None, None, :], axis=-1)
-        value = solved / own
-        noise = jnp.maximum(1 / own - level, _LEAST_NOISE)
-        marginal = _diagonal_of(covariance)
-        variance = 1 / jnp.maximum(1 / marginal - precision, _LEAST_PRECISION)  # without the factor: its cavity
-        centre = variance * (mean / marginal - shift)
-        log_mass, tilted_mean, tilted_variance = _tilted(centre, variance, value, noise)
-        precision = jnp.maximum(1 / tilted_variance - 1 / variance, _LEAST_PRECISION)
-        shift = tilted_mean * (precision + 1 / variance) - centre / variance
-        covariance, narrower = _conditioned(prior, precision)
-        pull = shift - precision * belief.means
-        mean = belief.means + jnp.sum(covariance * pull[..., None, :], axis=-1)
+        fit = _swept(fit, belief, estimate)
+    here = present[..., None]
+    return Components(
+        jax.nn.log_softmax(belief.log_weights + jnp.where(here, fit.evidence, 0), axis=-1),
+        jnp.where(here[..., None], fit.mean, belief.means),
+        jnp.where(here[..., None, None], factor(fit.covariance), belief.scale_tril),
+    )
+
+
+def _swept(fit: _Fit, belief: Components, estimate: Array) -> _Fit:
+    """All factors anew.
+
+    Given the other volatilities, what the returns say of one of them is a single value u_i ~ N(0, exp(x_i) + n_i), so
+    the moments of a component's marginal times that factor are a sum over a line. The others are held at their means,
+    on which u_i and n_i hardly depend: the noise is almost diagonal. One sweep leaves a thousandth of a nat to two.
+    """
+    level = jnp.exp(jnp.clip(fit.mean, -12, 12))
+    known, wider = _conditioned(_row2(_GRAM, fit.mean), level)  # inverse covariance of the estimate
+    own, solved = _diagonal_of(known), jnp.sum(known * estimate[..., None, None, :], axis=-1)
+    value, noise = solved / own, jnp.maximum(1 / own - level, _LEAST_NOISE)
+    marginal = _diagonal_of(fit.covariance)
+    variance = 1 / jnp.maximum(1 / marginal - fit.precision, _LEAST_PRECISION)  # without the factor: its cavity
+    centre = variance * (fit.mean / marginal - fit.shift)
+    log_mass, mean, tilted = _tilted(centre, variance, value, noise)
+    precision = jnp.maximum(1 / tilted - 1 / variance, _LEAST_PRECISION)
+    shift = mean * (precision + 1 / variance) - centre / variance
+    covariance, narrower = _conditioned(belief.covariances, precision)
+    pull = shift - precision * belief.means
+    moved = jnp.sum(covariance * pull[..., None, :], axis=-1)
     # Log scale of each Gaussian factor, then the integral of the prior times all of them; both about the prior's mean.
     gap, growth = centre - belief.means, 1 + variance * precision
     scale = log_mass + 0.5 * (jnp.log(growth) - variance / growth * (pull - precision * gap) ** 2)
     scale = scale - pull * gap + 0.5 * precision * gap**2
-    evidence = jnp.sum(scale + 0.5 * pull * (mean - belief.means), axis=-1) - 0.5 * narrower
     # The factors' product is no density of all returns: at the means held it is made so.
-    factors = jnp.log(own) - value * solved
-    evidence += 0.5 * (-wider - jnp.sum(solved * estimate[..., None, :] + factors, axis=-1))
-    here = present[..., None]
-    return Components(
-        jax.nn.log_softmax(belief.log_weights + jnp.where(here, evidence, 0), axis=-1),
-        jnp.where(here[..., None], mean, belief.means),
-        jnp.where(here[..., None, None], factor(covariance), belief.scale_tril),
-    )
+    scale = scale - 0.5 * (jnp.log(own) - value * solved + solved * estimate[..., None, :])
+    evidence = jnp.sum(scale + 0.5 * pull * moved, axis=-1) - 0.5 * (narrower + wider)
+    return _Fit(belief.means + moved, covariance, precision, shift, evidence)
 
 
 def _tilted(centre: Array, variance: Array, value: Array, noise: Array) -> tuple[Array, Array, Array]:
