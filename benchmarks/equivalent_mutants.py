@@ -33,4 +33,8 @@ EQUIVALENT: dict[str, str] = {
     "transformations.running.rule: if lanes[1].shape[-1] < _LONG: => if lanes[1].shape[-0] < _LONG:": "whether lanes take turns or not: the speed only",
     "transformations.resampling.effective_sample_size: return jnp.where(squares > 0, mass * mass / jnp.where(squares > 0, squares, 1), 0) => return jnp.where(squares > 0, mass * mass / jnp.where(squares > 1, squares, 1), 0)": "the largest weight is scaled to 1, so the sum of squares is 0 or at least 1",
     "transformations.running.running_sum: return _running_sum(x[None])[0] => return _running_sum(x[None])[1]": "JAX clamps the index of the only row",
+    "transformations.running._max_by_blocks: if n < _LONG: => if not (n < _LONG):": "by blocks or not: the speed only",
+    "transformations.resampling.stratified_ancestors: stratum = jnp.clip(jnp.floor(scaled), 0, num - 1).astype(jnp.int32) => stratum = jnp.clip(jnp.floor(scaled), 0, (num + 1)).astype(jnp.int32)": "at the last point, index and remainder move together",
+    "transformations.population.masked: body.jaxpr, body.consts, [*c[n_cond:], *v], st, [True] * len(now), align=False => body.jaxpr, body.consts, [*c[n_cond:], *v], st, [True] * len(now), align=True": "composes ancestors that nobody takes",
+    "transformations.branching.exchanges: return (self.fraction > 0) & ((uniforms * self.scale < self.old) == self.carries) => return ((self.fraction >= 0)) & ((uniforms * self.scale < self.old) == self.carries)": "a particle without fraction has nothing to give: only who gets what rounding leaves over",
 }

@@ -49,6 +49,18 @@ def sizes():
     jax.lax.scan(step, 0, jnp.arange(2))
 
 
+@model
+def vectors():
+    """Two bits at once, in a loop of two."""
+
+    def step(carry, t):
+        z = pi.sample("z", dist.Bernoulli(jnp.array([0.3, 0.6])).to_event(1))
+        pi.factor("f", -0.7 * number(z[0]) + 0.2 * number(z[1]) * number(t))
+        return carry, None
+
+    jax.lax.scan(step, 0, jnp.arange(2))
+
+
 def target_of(name: str, *, values: bool = False, count: int = 2) -> Traced:
     """A program's traces on ticks, or with every site by value."""
     program = sizes() if name == "sizes" else PROGRAMS[name]
@@ -205,6 +217,11 @@ def parts_of_targets() -> str | None:
                 kernel.name == "redraw(1)" or ((found_chain.transitions > 0) > held_fixed).any()
             ):
                 return f"frozen {frozen}: other places move"
+    whole = Traced(vectors(), values=("z",), randomness=TICKS)
+    old = {"z": jnp.zeros((2, 2), jnp.int32)}
+    late = np.asarray(Prefix(whole, jnp.int32(2), jnp.int32(1)).protect(old, {"z": 1 - old["z"]})["z"])
+    if (late != [[0, 0], [1, 1]]).any():
+        return f"vectors, the first one frozen: {late.tolist()}"
     for power in (0.0, 0.4, 1.0):
         if found := kept(trace_mh(), Tempered(chain, power), states)[1]:
             return f"{found} at power {power}"
