@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probinf.errors import ArgumentError, ArgumentTypeError, DataError, UnknownNameError
-from probinf.inference.diagnostics import diagnose, distinct_values, kish_ess, merged_ess, weighted_quantiles
+from probinf.inference.diagnostics import (
+    diagnose,
+    distinct_values,
+    kish_ess,
+    merged_ess,
+    rank_r_hat,
+    weighted_quantiles,
+)
 from probinf.inference.posterior import Posterior
 
 # Four particles with weights 0.1, 0.2, 0.3, 0.4.
@@ -106,6 +113,7 @@ def test_diagnostics_are_those_of_arviz_stats(chains, draws):
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(found, name), value, rtol=1e-9, err_msg=name)
     assert np.isnan(found.r_hat).all() == (chains == 1)
+    np.testing.assert_array_equal(rank_r_hat(x), found.r_hat)
 
 
 def test_a_constant_or_broken_scalar_is_never_a_number():
@@ -113,6 +121,7 @@ def test_a_constant_or_broken_scalar_is_never_a_number():
     x[:, :, 0] = 2.5
     x[2, 7, 1] = np.nan
     found = diagnose(x)
+    np.testing.assert_array_equal(rank_r_hat(x), found.r_hat)
     for values in (found.r_hat, found.ess_bulk, found.ess_tail, found.mcse_mean):
         assert np.isnan(values[:2]).all()
         assert np.isfinite(values[2])
