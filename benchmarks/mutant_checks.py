@@ -246,10 +246,10 @@ def independent_keys() -> str | None:
     """Statements that are run with one key differ, particles and their ancestors included."""
 
     @model
-    def pairs():
-        return pi.sample("a", dist.Normal(0.0, 1.0)), pi.sample("b", dist.Normal(0.0, 1.0))
+    def four():
+        return tuple(pi.sample(name, dist.Normal(0.0, 1.0)) for name in "abcd")
 
-    for program in (pairs(), population(pairs(), 2)):
+    for program in (four(), population(four(), 2)):
         value = program.run(0)[0]
         value = value.particles if isinstance(value, Population) else value
         flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(value)])

@@ -11,7 +11,7 @@ import itertools
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -109,64 +109,89 @@ def routes(quick: bool, seed: int) -> Iterator[Row]:
         )
 
 
+@pi.model
+def local_level(ys: Any) -> Any:
+    """A random walk observed with noise; returns its last state."""
+
+    def step(x: Any, y: Any) -> Any:
+        x = pi.sample("x", dist.Normal(x, 0.7))
+        pi.observe("y", dist.Normal(x, 1.0), y)
+        return x, None
+
+    return jax.lax.scan(step, jnp.zeros(()), ys)[0]
+
+
 def rates(quick: bool, seed: int) -> Iterator[Row]:
-    """How errors fall with the number of particles, against the Kalman filter: slopes of log error on log N."""
-    ys, exact, mean = _local_level(25)
-    sizes = [2**k for k in (range(6, 9) if quick else range(6, 13))]
+    """How errors follow the number of particles and of observations, against the Kalman filter: slopes of logs."""
+    sizes = [2**k for k in (range(6, 9) if quick else range(6, 15, 2))]
+    lengths = [2**k for k in (range(3, 6) if quick else range(4, 9))]
+    small = [2**k for k in range(3, 6)]
     num_runs = 50 if quick else 400
-
-    @pi.model
-    def local_level(ys: Any) -> Any:
-        def step(x: Any, y: Any) -> Any:
-            x = pi.sample("x", dist.Normal(x, 0.7))
-            pi.observe("y", dist.Normal(x, 1.0), y)
-            return x, None
-
-        return jax.lax.scan(step, jnp.zeros(()), ys)[0]
-
-    program = local_level(ys)
-    variances, errors = [], []
-    began = time.perf_counter()
-    for num in sizes:
-        run = jax.jit(lambda key, n=num: _evidence_and_mean(pi.population(program, n, threshold=0.5), key))
-        log_z, means = jax.lax.map(run, jax.random.split(jax.random.key(seed), num_runs))
-        ratio = np.exp(np.asarray(log_z) - exact)
-        variances.append(ratio.var(ddof=1))
-        errors.append(np.sqrt(np.mean((np.asarray(means) - mean) ** 2)))
-    for what, series, expected in (
-        ("relative variance of the evidence", variances, -1.0),
-        ("error of the mean", errors, -0.5),
+    many = 2_000 if quick else 200_000
+    over_sizes = [_errors(25, num, num_runs, seed) for num in sizes]
+    # What an observation adds to the variance depends on its value, so every run has a series of its own.
+    over_lengths = [_errors(length, 1024, num_runs, seed, num_runs) for length in lengths]
+    over_small = [_errors(3, num, many, seed) for num in small]
+    for what, against, found, runs, expected in (
+        ("relative variance of the evidence", ("N", sizes), [e.variance for e in over_sizes], num_runs, -1.0),
+        ("error of the mean", ("N", sizes), [e.error for e in over_sizes], num_runs, -0.5),
+        ("variance of the log evidence", ("T", lengths), [e.log_variance for e in over_lengths], num_runs, 1.0),
+        ("bias of the mean", ("N", small), [abs(e.bias) for e in over_small], many, -1.0),
     ):
-        slope = float(np.polyfit(np.log(sizes), np.log(series), 1)[0])
+        letter, numbers = against
+        slope = float(np.polyfit(np.log(numbers), np.log(found), 1)[0])
+        noun = {"N": "particles", "T": "observations"}[letter]
         yield Row(
-            f"{what} against the number of particles: distance of the slope from {expected:g}",
+            f"{what} against the number of {noun}: distance of the slope from {expected:g}",
             abs(slope - expected),
             "exponent",
             0.15,
-            peer=f"slope {slope:.3f}, N = {sizes[0]} to {sizes[-1]}, {num_runs} runs each; from {series[0]:.3g} to "
-            f"{series[-1]:.3g}",
-            n=num_runs * len(sizes),
-            seconds=time.perf_counter() - began,
+            peer=f"slope {slope:.3f}, {letter} = {numbers[0]} to {numbers[-1]}, {runs} runs each; from {found[0]:.3g} "
+            f"to {found[-1]:.3g}",
+            n=runs * len(numbers),
         )
 
 
-def _evidence_and_mean(algorithm: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    population = algorithm.run(key)[0]
-    weights = jax.nn.softmax(population.log_weights)
-    return population.log_evidence, jnp.sum(weights * population.particles)
+class _Errors(NamedTuple):
+    variance: float  # of the evidence, relative to its square
+    log_variance: float
+    error: float  # of the last filtered mean, root mean square
+    bias: float  # of the last filtered mean
 
 
-def _local_level(length: int) -> tuple[jax.Array, float, float]:
-    """A simulated series, its exact log evidence and last filtered mean."""
-    rng = np.random.default_rng(5)
-    ys = np.cumsum(0.7 * rng.normal(size=length)) + rng.normal(size=length)
-    mean, variance, total = 0.0, 0.0, 0.0
-    for y in ys:
+def _errors(length: int, num_particles: int, num_runs: int, seed: int, num_series: int = 1) -> _Errors:
+    """Of as many runs, which share the series evenly."""
+    ys, exact, mean = _simulated(length, num_series)
+    which = jnp.arange(num_runs) % num_series
+    program = local_level(jnp.asarray(ys[0]))
+
+    def one(key: jax.Array, series: jax.Array) -> tuple[jax.Array, jax.Array]:
+        given = program.with_operands(jax.tree.map(lambda _: series, program.operands))
+        population = pi.population(given, num_particles, threshold=0.5).run(key)[0]
+        return population.log_evidence, jnp.sum(jax.nn.softmax(population.log_weights) * population.particles)
+
+    run = jax.jit(lambda keys: jax.lax.map(lambda x: one(x[0], jnp.asarray(ys)[x[1]]), (keys, which)))
+    log_z, means = map(np.asarray, run(jax.random.split(jax.random.key(seed), num_runs)))
+    log_ratio, gap = log_z - exact[np.asarray(which)], means - mean[np.asarray(which)]
+    return _Errors(
+        float(np.exp(log_ratio).var(ddof=1)),
+        float(log_ratio.var(ddof=1)),
+        float(np.sqrt(np.mean(gap**2))),
+        float(gap.mean()),
+    )
+
+
+def _simulated(length: int, num_series: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Series (S, T), their exact log evidences and last filtered means, both (S,)."""
+    steps, noise = np.random.default_rng(5).normal(size=(2, num_series, length))
+    ys = np.cumsum(0.7 * steps, axis=1) + noise
+    mean, variance, total = np.zeros(num_series), 0.0, np.zeros(num_series)
+    for y in ys.T:
         variance += 0.49
         spread = variance + 1.0
         total += -0.5 * (np.log(2 * np.pi * spread) + (y - mean) ** 2 / spread)
         mean, variance = mean + variance / spread * (y - mean), variance / spread
-    return jnp.asarray(ys), total, mean
+    return ys, total, mean
 
 
 def lines() -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Pages that mkdocs makes from the sources while it builds: the API, and the gallery of examples.
+"""Pages that mkdocs makes while it builds: the API, the gallery of examples, and the kill matrix.
 
 Sources are read, never imported, so the pages need neither JAX nor a checkout that runs. mkdocs.yml names this file
 under `hooks`; nothing is written into the tree.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ _SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Example", "Ex
 def on_config(config: Any) -> Any:
     """Put the pages into the navigation."""
     pages = [{package: f"api/{package}.md"} for package in packages()]
-    config["nav"] = [*config["nav"], {"Examples": "examples.md"}, {"API": pages}]
+    config["nav"] = [*config["nav"], {"Kill matrix": "kill-matrix.md"}, {"Examples": "examples.md"}, {"API": pages}]
     return config
 
 
@@ -42,6 +43,7 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     files.append(File.generated(config, "examples.md", content=examples_page()))
+    files.append(File.generated(config, "kill-matrix.md", content=kill_matrix_page()))
     for package in packages():
         files.append(File.generated(config, f"api/{package}.md", content=api_page(package)))
     return files
@@ -50,6 +52,35 @@ def on_files(files: Any, config: Any) -> Any:
 def packages() -> list[str]:
     """Packages with public names."""
     return [name for name in PACKAGES if (_folder(name) / "__init__.py").exists() and any(public_names(name))]
+
+
+# -- faults ----------------------------------------------------------------------------------------------------------
+
+
+def kill_matrix_page() -> str:
+    """Every fault of the recorded run of `benchmarks.mutants`, and the check that finds it."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "mutants.json").read_text())
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:+.2g}"
+
+    def code(value: Any) -> str:
+        escaped = str(value).replace("|", "\\|")
+        return "" if value is None else f"`{escaped}`"
+
+    lines = ["# Kill matrix", "", "Faults put into the library on purpose, and the first check that finds each, as"]
+    lines += ["`python -m benchmarks.mutants` recorded them. Two particles on one program: the relative error of"]
+    lines += ["E[Zhat], all that a test of the evidence could see, and the largest error of the measure over Z.", ""]
+    lines += ["## Seeded faults", "", "| fault | module | evidence | measure | tier | check |", "| --- " * 6 + "|"]
+    for row in found["seeded"]:
+        numbers = (number(row["evidence"]), number(row["measure"]))
+        cells = (row["fault"], code(row["module"]), *numbers, row["tier"] or "survives", code(row["check"]))
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "## Automatic mutants", "", "| place | change | verdict | tier | check |", "| --- " * 5 + "|"]
+    for row in found["automatic"]:
+        cells = (code(row["place"]), code(row["change"]), row["verdict"], row["tier"] or "", code(row["check"]))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 # -- API -------------------------------------------------------------------------------------------------------------

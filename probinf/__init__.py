@@ -86,6 +86,7 @@ _WHERE = {
     "reweight_move": "probinf.transformations.translation",
     "involutive": "probinf.kernels.involutive",
     "independence": "probinf.kernels.involutive",
+    "metropolis_hastings": "probinf.kernels.involutive",
     "reversible_jump": "probinf.kernels.reversible_jump",
     "split_merge": "probinf.kernels.split_merge",
     "check_involution": "probinf.kernels.involution_checks",
@@ -138,7 +139,7 @@ if TYPE_CHECKING:
     from probinf.inference.posterior import Posterior
     from probinf.kernels.gradient_moves import hmc, mala, mclmc, nuts_kernel, slice_sampling
     from probinf.kernels.involution_checks import check_involution
-    from probinf.kernels.involutive import independence, involutive
+    from probinf.kernels.involutive import independence, involutive, metropolis_hastings
     from probinf.kernels.kernel import Density, Kernel, cycle, mix, on, repeat, together
     from probinf.kernels.particle_moves import conditional_smc
     from probinf.kernels.reversible_jump import reversible_jump

@@ -76,10 +76,15 @@ def test_the_validity_page_runs(few_programs):
 
 @pytest.mark.slow
 def test_the_building_blocks_page_runs(few_programs):
-    first, second, third = blocks("docs/building-blocks.md")
+    first, assembled, second, third = blocks("docs/building-blocks.md")
     scope: dict = {}
     exec(first.replace("num_draws=1000", "num_draws=50, num_warmup=20"), scope)
     assert set(scope["posterior"].sites) == {"many", "means", "mean"}
+    exec(assembled, scope)
+    assert all(scope["checks"])
+    said = repr(scope["report"]).splitlines()
+    page = (ROOT / "docs/building-blocks.md").read_text()
+    assert all(line in page for line in (*said[:2], said[-1]))
     exec(second, scope)
     assert scope["posterior"].num_draws == 512
     exec(third, scope)

@@ -1,6 +1,7 @@
 """The pages that mkdocs makes from the sources name everything public; every example runs as its page says."""
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -42,6 +43,14 @@ def test_sections_of_a_docstring_become_lists():
     assert "Sum:\n\n    a + b" in text
     assert "*Args*\n\n- `a`: one\n    summand.\n- `b`: another." in text
     assert "*Raises*\n\n- `E`: never." in text
+
+
+def test_the_kill_matrix_has_a_row_for_every_fault_recorded():
+    found = json.loads((ROOT / "benchmarks" / "results" / "mutants.json").read_text())
+    rows = [line for line in pages.kill_matrix_page().splitlines() if line.startswith("| ")]
+    assert len(rows) == len(found["seeded"]) + len(found["automatic"]) + 4  # two tables with two lines above
+    assert all(any(f"| {row['fault']} |" in line for line in rows) for row in found["seeded"])
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {6, 7}
 
 
 def test_every_example_has_a_question_and_a_command():

@@ -13,11 +13,16 @@ import probinf as pi
 from probinf.claims import Claim
 from probinf.errors import ArgumentTypeError, DataError, InferenceError, ModelError
 from probinf.kernels.involution_checks import check_involution
-from probinf.kernels.involutive import Involution, independence, involutive, kernel_of, proposal
+from probinf.kernels.involutive import Involution, independence, involutive, kernel_of, metropolis_hastings
 from probinf.kernels.kernel import Density, cycle, mix
 from probinf.kernels.reversible_jump import reversible_jump
 from probinf.kernels.running import with_key
 from probinf.transformations.traces import Trace
+from probinf.validity.jumps import GUIDE, LARGE, SMALL
+from probinf.validity.jumps import TWO_MODELS as TOY
+from probinf.validity.jumps import TWO_MODELS_STATES as TOY_STATES
+from probinf.validity.jumps import jump as toy_jump
+from probinf.validity.jumps import walk as toy_walk
 from probinf.validity.matrices import Chain, transition_matrix
 
 
@@ -40,58 +45,6 @@ def integers(*values):
 
 
 # -- the finite toy: (m, a, b), where b is there only if m = 1 ---------------------------------------------------------
-
-SMALL = np.array([0.3, 1.1, 0.5])  # m = 0: masses of a
-LARGE = np.array([[0.7, 0.2, 1.9], [0.4, 2.3, 0.1], [1.3, 0.6, 0.9]])  # m = 1: masses of (a, b)
-GUIDE = np.array([[0.5, 0.2, 0.3], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])  # proposals of b given a
-TOY_STATES = {
-    "m": integers(0, 0, 0, *[1] * 9),
-    "a": integers(0, 1, 2, *np.repeat([0, 1, 2], 3)),
-    "b": integers(0, 0, 0, *np.tile([0, 1, 2], 3)),
-}
-
-
-def toy_log_density(x):
-    small, large = jnp.log(jnp.asarray(SMALL)), jnp.log(jnp.asarray(LARGE))
-    return jnp.where(x["m"] == 1, large[x["a"], x["b"]], small[x["a"]])
-
-
-TOY = Density(toy_log_density, "toy")
-
-
-def toy_jump():
-    """Up: draw b given a and turn a by it. Down: turn it back and forget b."""
-
-    def forward(x, u):
-        return {"m": jnp.ones_like(x["m"]), "a": (x["a"] + u["b"]) % 3, "b": u["b"]}, {}
-
-    def inverse(x, v):
-        return {"m": jnp.zeros_like(x["m"]), "a": (x["a"] - x["b"]) % 3, "b": jnp.zeros_like(x["b"])}, {"b": x["b"]}
-
-    return reversible_jump(
-        forward,
-        inverse,
-        up=lambda x: pi.sample("b", dist.CategoricalProbs(jnp.asarray(GUIDE)[x["a"]])),
-        probabilities=lambda x: (jnp.where(x["m"] == 0, 0.8, 0.0), jnp.where(x["m"] == 1, 0.4, 0.0)),
-        name="toy jump",
-    )
-
-
-def toy_walk():
-    """Redraw a, and b if it is there; written with a branch."""
-
-    def auxiliary(x):
-        pi.sample("a", dist.CategoricalProbs(jnp.array([0.2, 0.3, 0.5])))
-
-        def there(x):
-            pi.sample("b", dist.CategoricalProbs(jnp.asarray(GUIDE)[x["a"]]))
-
-        jax.lax.cond(x["m"] == 1, there, lambda x: None, x)
-
-    def swap(x, v):
-        return {**x, "a": v["a"], "b": v["b"]}, {"a": x["a"], "b": x["b"]}
-
-    return involutive(auxiliary, swap, name="toy walk")
 
 
 @pytest.mark.parametrize("kernel", [toy_jump(), mix(toy_jump(), toy_walk()), toy_walk()], ids=lambda k: k.name)
@@ -126,7 +79,7 @@ class Frozen(Density):
 
 
 def test_places_that_a_target_protects_stay_and_the_rest_is_reversible():
-    chain = transition_matrix(toy_walk(), Frozen(toy_log_density), TOY_STATES)
+    chain = transition_matrix(toy_walk(), Frozen(TOY.log_density), TOY_STATES)
     a = TOY_STATES["a"]
     assert (chain.transitions[a[:, None] != a] == 0).all()
     assert (chain.transitions[(a[:, None] == a) & (TOY_STATES["m"][:, None] & TOY_STATES["m"] == 1)] > 0).all()
@@ -299,7 +252,7 @@ def test_a_proposal_program_and_a_guide_are_reversible_exactly():
 
     target = Density(lambda x: jnp.log(jnp.asarray(LARGE))[x["a"], x["b"]])
     states = {n: TOY_STATES[n][3:] for n in ("a", "b")}
-    for kernel in (proposal(near), independence(guide(jnp.array([0.2, 0.3, 0.5])))):
+    for kernel in (metropolis_hastings(near), independence(guide(jnp.array([0.2, 0.3, 0.5])))):
         chain = transition_matrix(kernel, target, states)
         assert chain.invariance < 1e-13
         assert chain.asymmetry < 1e-13
@@ -417,7 +370,7 @@ def test_unequal_dimensions_are_refused():
 def one_way():
     """From a = 0 it proposes 1 or 2; from 2 it never proposes to go back."""
     table = jnp.array([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    return proposal(lambda x: pi.sample("a", dist.CategoricalProbs(table[x["a"]])), name="one way")
+    return metropolis_hastings(lambda x: pi.sample("a", dist.CategoricalProbs(table[x["a"]])), name="one way")
 
 
 def test_moves_without_reverse_are_rejected_and_counted():
@@ -532,9 +485,13 @@ def run_once(kernel):
             ModelError,
             "Site 'u'.* an auxiliary program only draws",
         ),
-        (lambda: proposal(lambda x: pi.sample("y", dist.Normal(0.0, 1.0))), ModelError, "site 'y', which is no entry"),
         (
-            lambda: proposal(lambda x: pi.sample("x", dist.Normal(0.0, 1.0))),
+            lambda: metropolis_hastings(lambda x: pi.sample("y", dist.Normal(0.0, 1.0))),
+            ModelError,
+            "site 'y', which is no entry",
+        ),
+        (
+            lambda: metropolis_hastings(lambda x: pi.sample("x", dist.Normal(0.0, 1.0))),
             (ModelError, DataError),
             r"shape",
         ),

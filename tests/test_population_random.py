@@ -1,6 +1,6 @@
 """Random finite programs: a particle filter on each, enumerated, means the program's measure.
 
-Grammar (nested tuples, interpreted by `tests.programs.generated`; `at` picks an earlier value):
+Grammar (nested tuples, interpreted by `probinf.validity.random_programs.generated`; `at` picks an earlier value):
 
     block := statement*
     statement := draw at low high | factor at low high | observe at low high | branch at block block

@@ -9,8 +9,9 @@ import numpyro.distributions as dist
 import pytest
 
 import probinf as pi
+import smc
 from probinf.claims import Claim
-from probinf.errors import ArgumentError, ArgumentTypeError
+from probinf.errors import ArgumentError, ArgumentTypeError, ModelError
 from probinf.kernels.kernel import Kernel, emit
 from probinf.language.primitives import Site, bind_factor
 from probinf.transformations.derived import derived
@@ -45,6 +46,26 @@ def test_the_callers_precision_does_not_matter():
     assert report.passed
 
 
+@pi.model
+def coin(y):
+    share = pi.sample("share", dist.CategoricalProbs(jnp.array([0.2, 0.8])))
+    pi.observe("y", dist.BernoulliProbs(jnp.array([0.3, 0.6])[share]), y)
+    return share
+
+
+def test_a_program_that_was_checked_is_still_that_of_the_caller():
+    """Read once and again in double precision, it keeps the types of the caller, and the data it was given."""
+    with jax.enable_x64(False):
+        program = coin(jnp.asarray(1))
+        other = program.with_operands(jax.tree.map(jnp.zeros_like, program.operands))
+        for one in (program, other, coin(jnp.asarray(1))):
+            assert pi.validate(lambda p: pi.population(p, 1), one, level="exact")
+            assert pi.suspend(one).finish().run(0)[1].dtype == jnp.float32
+        seen = []
+        pi.validate(lambda p: seen.append(p) or p, other, level="exact")
+    assert pi.enumerate_program(seen[0]).log_evidence == pytest.approx(np.log(0.2 * 0.7 + 0.8 * 0.4))
+
+
 def doubled(program):
     """Counts the evidence wrongly by a constant."""
 
@@ -61,7 +82,35 @@ def test_a_transformation_that_fails_names_the_smallest_program():
     smallest = by_size(SMALL)[0]
     assert report.failures[0].program == smallest.name
     np.testing.assert_allclose(report.failures[0].statistic, 0.01 / 1.01 * _largest(smallest), rtol=1e-6)
-    assert f"Smallest failing program: {smallest.name} (doubled)" in repr(report)
+    text = repr(report)
+    assert f"Smallest failing program: {smallest.name} (doubled)" in text
+    assert "has mass" in report.failures[0].note
+    assert f"FAILS on {smallest.name}" in text
+
+
+def test_a_note_names_the_result_that_is_wrong_and_both_masses():
+    """Share 1 has mass 0.8 x 0.6; doubled, 1.01 times as much."""
+    (failure,) = pi.validate(doubled, coin(jnp.asarray(1)), level="exact").failures
+    assert failure.note.startswith("The result (1.0,) has mass 0.4848, expected 0.48 of a total of")
+
+
+def test_what_applies_to_no_program_says_why():
+    report = pi.validate(lambda p: pi.population(p, 2, shared=("theta",)), SMALL[:1], level="exact")
+    assert not report
+    assert not report.failures
+    assert "Nothing could be checked. hidden_markov: 'theta' is not a latent site" in repr(report)
+
+
+def test_the_level_holds_for_algorithms_too(monkeypatch):
+    from probinf.validity import unbiasedness
+
+    asked = []
+    monkeypatch.setattr(unbiasedness, "check_unbiased", lambda thing, name, seed: asked.append(thing) or [])
+    algorithm = smc.spawn(4) >> smc.resample("systematic") >> smc.finish()
+    assert not pi.validate(algorithm, level="statistical").checks
+    assert asked == [algorithm]
+    assert {c.level for c in pi.validate(algorithm, SMALL[1:2], level="all").checks} == {"exact"}
+    assert len(asked) == 1
 
 
 def _largest(program):
@@ -135,12 +184,28 @@ def test_a_weight_that_is_found_again_to_the_last_bit_only_does_not_fail_the_ran
     assert all(c.passed for c in checks)
 
 
+@pi.model
+def narrow():
+    """A loop that carries 32-bit integers and draws 64-bit ones."""
+
+    def step(z, _):
+        return pi.sample("z", dist.CategoricalProbs(jnp.array([0.5, 0.5]))), None
+
+    return jax.lax.scan(step, jnp.zeros((), jnp.int32), None, length=2)[0]
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: pi.validate(pi.trace_mh(), level="exactly"), ArgumentError, "level: expected 'exact'"),
         (lambda: pi.validate(3, SMALL), ArgumentTypeError, "thing: expected a kernel"),
+        (lambda: pi.validate(pi.trace_mh(), coin), ArgumentTypeError, "found <model coin>: call it with its data"),
+        (lambda: pi.validate(pi.trace_mh(), [3]), ArgumentTypeError, "programs: expected programs such as"),
+        (lambda: pi.validate(pi.trace_mh(), []), ArgumentError, "programs: expected at least one"),
+        (lambda: pi.validate(lambda p: None, SMALL), ArgumentTypeError, "returned None, expected a program"),
+        (lambda: pi.validate(smc.spawn(2), SMALL), ArgumentError, "not finished"),
+        (lambda: pi.validate(pi.trace_mh(), narrow()), ModelError, "narrow cannot be read in double precision"),
     ],
 )
 def test_what_cannot_be_validated_is_refused(make, error, message):

@@ -249,7 +249,7 @@ def _same(a: Any, b: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(x == y) for x, y in pairs]))
 
 
-def proposal(program: Callable[[Position], Any], *, name: str = "proposal") -> InvolutiveKernel:
+def metropolis_hastings(program: Callable[[Position], Any], *, name: str = "metropolis_hastings") -> InvolutiveKernel:
     """Metropolis-Hastings with a proposal program: its sites are new values for entries of the position.
 
     Args:
@@ -288,4 +288,4 @@ def independence(guide: Program | Callable[[], Any]) -> InvolutiveKernel:
         def draw(position: Position) -> Any:
             return function()
 
-    return proposal(draw, name="independence")
+    return metropolis_hastings(draw, name="independence")

@@ -42,6 +42,18 @@ class Model:
             return self.function(*args, **kwargs)
         return Program(self.__name__, self.function, Arguments.split(args, kwargs))
 
+    @property
+    def staged(self) -> Any:
+        """Not for models: whatever needs a program asks for this first.
+
+        Raises:
+            ArgumentTypeError: always, with what to do.
+        """
+        raise ArgumentTypeError(
+            f"Expected a program, found the model {self.__name__!r}: call it with its arguments and data, "
+            f"{self.__name__}(...)."
+        )
+
     def __repr__(self) -> str:
         return f"<model {self.__name__}>"
 

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from probinf.errors import ArgumentError, ModelError
+from probinf.errors import ModelError
 from probinf.language.primitives import Site, bind_factor, bind_sample
 from probinf.language.program import Program
 from probinf.representations.population import Population
+from probinf.transformations.algorithms import check_particles
 from probinf.transformations.derived import derived
 from probinf.transformations.resampling import scheme
 
@@ -22,7 +23,7 @@ def _population_of(program: Program) -> None:
     example = jax.tree.unflatten(value, [0] * value.num_leaves)
     if not isinstance(example, Population):
         raise ModelError(
-            f"Program {program.name!r} returns a {type(example).__name__}, expected a Population: apply "
+            f"Program {program.name!r} returns something else, expected a Population: apply "
             "pi.population(program, num_particles) first."
         )
 
@@ -73,11 +74,11 @@ def resize(program: Program, num_particles: int, *, resample: str = "systematic"
 
     Raises:
         ArgumentError: fewer than one particle.
+        ArgumentTypeError: not an integer.
         ModelError: the program does not return a population.
     """
     _population_of(program)
-    if num_particles < 1:
-        raise ArgumentError(f"num_particles: expected at least 1, found {num_particles}.")
+    check_particles(num_particles, 1.0)
     law = scheme(resample)
 
     def function(population: Population) -> Population:
@@ -86,6 +87,6 @@ def resize(program: Program, num_particles: int, *, resample: str = "systematic"
         (ancestors,) = bind_sample(Site(""), law(alive, num_particles))
         even = jnp.broadcast_to(mean, (num_particles,))
         particles = jax.tree.map(lambda x: x[ancestors], population.particles)
-        return Population(particles, even, population.collected, population.history)
+        return Population(particles, even, jnp.asarray(population.collected), population.history)
 
     return derived(f"resize {num_particles}", program, function)

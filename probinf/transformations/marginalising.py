@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from probinf.errors import ModelError
+from probinf.errors import ArgumentTypeError, ModelError
 from probinf.language.handlers import Score
 from probinf.language.primitives import Site, bind_factor, bind_sample
 from probinf.language.program import Model
@@ -32,8 +32,11 @@ def marginalise(part: Model) -> Model:
         part: a model whose sites are Bernoulli or Categorical, outside of branches and while loops.
 
     Raises:
+        ArgumentTypeError: not a model, as `@pi.model` makes it.
         ModelError: a site without fixed finite support, in a branch or a while loop, or too many assignments.
     """
+    if not isinstance(part, Model):
+        raise ArgumentTypeError(f"part: expected a model (a function under @pi.model), found {type(part).__name__}.")
 
     def summed(*args: Any, **kwargs: Any) -> Any:
         arguments = Arguments.split(args, kwargs)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from probinf.claims import Claim
-from probinf.errors import ArgumentError, ModelError
+from probinf.errors import ArgumentError, ArgumentTypeError, ModelError
 from probinf.language.primitives import Site, bind_factor
 from probinf.language.program import Program
 from probinf.language.staging import Arguments
@@ -143,7 +143,10 @@ def check_move(kernel: Any) -> None:
 
     Raises:
         ArgumentError: its claim is weaker.
+        ArgumentTypeError: no kernel.
     """
+    if not hasattr(kernel, "claim"):
+        raise ArgumentTypeError(f"kernel: expected a kernel such as pi.trace_mh(), found {kernel!r}.")
     if not kernel.claim.implies(Claim.INVARIANT):
         raise ArgumentError(
             f"kernel: {kernel.name} claims to be {kernel.claim}, and a move inside a program must leave its target "

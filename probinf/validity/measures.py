@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -39,6 +41,17 @@ def discrepancy(a: FiniteMeasure, b: FiniteMeasure) -> tuple[float, float]:
     _, where = np.unique(np.concatenate([value_a, value_b]), axis=0, return_inverse=True)
     net = np.bincount(where.reshape(-1), weights=np.concatenate([mass_a, -mass_b]))
     return float(np.abs(net).max()), scale
+
+
+def farthest(a: FiniteMeasure, b: FiniteMeasure) -> tuple[Any, float, float]:
+    """The result whose masses differ the most, with its mass under each of the two measures."""
+    masses, values = zip(atoms(a), atoms(b), strict=True)
+    size = len(masses[0])
+    rows, where = np.unique(np.concatenate(values), axis=0, return_inverse=True)
+    first = np.bincount(where.reshape(-1)[:size], weights=masses[0], minlength=len(rows))
+    second = np.bincount(where.reshape(-1)[size:], weights=masses[1], minlength=len(rows))
+    worst = int(np.argmax(np.nan_to_num(np.abs(first - second), nan=np.inf)))
+    return tuple(rows[worst].tolist()), float(first[worst]), float(second[worst])
 
 
 def assert_same_measure(program: Program, reference: Program | FiniteMeasure) -> int:

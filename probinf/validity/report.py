@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 #: Total probability that a suite of statistical checks raises a false alarm, shared among them.
@@ -69,7 +68,7 @@ class Report:
         return Report(self.checks + other.checks, self.seconds + other.seconds)
 
     def summary(self) -> list[dict[str, Any]]:
-        """One row per thing and claim: how many programs, the worst statistic, the verdict."""
+        """One row per thing and claim: how many programs, which fail (the smallest first), the worst statistic."""
         rows: dict[tuple[str, str, str], list[Check]] = {}
         for check in self.checks:
             if check.passed is not None:
@@ -78,15 +77,18 @@ class Report:
         for (thing, claim, level), checks in rows.items():
             # Errors are bad when large, p-values when small.
             worst = (max if level == "exact" else min)(checks, key=lambda c: c.statistic)
+            names = list(dict.fromkeys(c.program for c in checks))
+            failed = list(dict.fromkeys(c.program for c in checks if c.passed is False))
             table.append(
                 {
                     "thing": thing,
                     "claim": claim,
                     "level": level,
-                    "programs": len({c.program for c in checks}),
+                    "programs": len(names),
+                    "failed": failed,
                     "worst": worst.statistic,
                     "bound": worst.bound,
-                    "verdict": "FAILS" if any(c.passed is False for c in checks) else "holds",
+                    "verdict": "FAILS" if failed else "holds",
                 }
             )
         return table
@@ -104,13 +106,14 @@ class Report:
     def __repr__(self) -> str:
         rows = self.summary()
         width = min(max([len(str(r["thing"])) for r in rows] + [5]), 60)
-        lines = [f"{'':{width}}  {'claim':<10} {'checked':<11} {'programs':>8} {'worst':>9} {'bound':>7}"]
+        lines = [f"{'':{width}}  {'claim':<12} {'checked':<11} {'programs':>8} {'worst':>9} {'bound':>7}"]
         for r in rows:
-            name = str(r["thing"])
+            name, failed = str(r["thing"]), r["failed"]
             name = name if len(name) <= width else name[: width - 3] + "..."
+            where = f" on {', '.join(failed[:3])}{f' and {len(failed) - 3} more' if len(failed) > 3 else ''}"
             lines.append(
-                f"{name:{width}}  {r['claim']:<10} {r['level']:<11} {r['programs']:>8} {r['worst']:>9.1e} "
-                f"{r['bound']:>7.0e}  {r['verdict']}"
+                f"{name:{width}}  {r['claim']:<12} {r['level']:<11} {r['programs']:>8} {r['worst']:>9.1e} "
+                f"{r['bound']:>7.0e}  {r['verdict']}{where if failed else ''}"
             )
         done = sum(c.passed is not None for c in self.checks)
         lines.append(
@@ -120,6 +123,8 @@ class Report:
         if self.failures:
             first = self.failures[0]
             lines.append(f"Smallest failing program: {first.program} ({first.thing}). {first.note}")
+        elif self.checks and not done:
+            lines.append(f"Nothing could be checked. {self.checks[0].program}: {self.checks[0].note}")
         return "\n".join(lines)
 
 
@@ -128,11 +133,3 @@ def statistical_check(thing: str, claim: str, program: str, p: float, num_replic
     passed = bool(p >= LEAST_P)  # NaN fails
     note = "" if passed else f"p = {p:.3g} over {num_replicates} replicates{what}."
     return Check(thing, claim, program, float(p), LEAST_P, "statistical", passed, note)
-
-
-def merged(reports: Iterable[Report]) -> Report:
-    """Several reports as one."""
-    total = Report(())
-    for report in reports:
-        total = total + report
-    return total

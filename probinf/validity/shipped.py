@@ -30,6 +30,7 @@ from probinf.transformations.resampling import SCHEMES
 from probinf.transformations.suspension import suspend
 from probinf.transformations.traces import Traced
 from probinf.transformations.translation import reweight_move, translate
+from probinf.validity import jumps
 from probinf.validity.programs import DATA, PROGRAMS
 
 TICKS = Ticks(2)
@@ -159,13 +160,21 @@ SCANS = (
 )
 
 
+#: Number of particles, resampling scheme, threshold.
+Rule = tuple[int, str, float]
+
+
+def rules(*, full: bool = False) -> list[Rule]:
+    """The full grid of sizes, schemes and thresholds, or a covering part of it."""
+    if full:
+        return list(itertools.product((1, 2, 3), SCHEMES, (0.0, 0.5, 1.0)))
+    some = [(2, s, 1.0) for s in SCHEMES] + [(2, "systematic", 0.5), (2, "systematic", 0.0), (1, "residual", 0.5)]
+    return [*some, (3, "systematic", 1.0), (3, "residual", 0.5), (1, "ssp", 1.0), (3, "ssp", 0.5), (1, "killing", 0.5)]
+
+
 def populations(*, full: bool = False) -> Iterator[Transformation]:
-    """Populations: the full grid of sizes, schemes and thresholds, or a covering part of it."""
-    rules = list(itertools.product((1, 2, 3), SCHEMES, (0.0, 0.5, 1.0)))
-    if not full:
-        rules = [(2, s, 1.0) for s in SCHEMES] + [(2, "systematic", 0.5), (2, "systematic", 0.0), (1, "residual", 0.5)]
-        rules += [(3, "systematic", 1.0), (3, "residual", 0.5), (1, "ssp", 1.0), (3, "ssp", 0.5), (1, "killing", 0.5)]
-    for num, scheme, threshold in rules:
+    """Populations, by every rule."""
+    for num, scheme, threshold in rules(full=full):
 
         def apply(program: Program, num: int = num, scheme: str = scheme, threshold: float = threshold) -> Program:
             return population(program, num, resample=scheme, threshold=threshold)
@@ -174,10 +183,10 @@ def populations(*, full: bool = False) -> Iterator[Transformation]:
         yield Transformation(f"population({num}, {scheme}, {threshold:g})", apply, programs=programs)
 
 
-def for_program(rules: list[Transformation], index: int) -> tuple[Transformation, int]:
-    """The rule of populations that random program number `index` meets, and its number of particles."""
-    rule = rules[(7 * index) % len(rules)]
-    return rule, int(rule.name[len("population(")])
+def for_program(things: list[Transformation], index: int) -> tuple[Transformation, int]:
+    """The population that random program number `index` meets, and its number of particles."""
+    thing = things[(7 * index) % len(things)]
+    return thing, int(thing.name[len("population(")])
 
 
 def transformations() -> Iterator[Transformation]:
@@ -187,7 +196,7 @@ def transformations() -> Iterator[Transformation]:
     yield Transformation("push_evidence(population(2))", lambda p: push_evidence(population(p, 2)))
     yield Transformation("resize(population(2), 3)", lambda p: resize(population(p, 2, threshold=1.0), 3), programs=FEW)
     yield Transformation("resize(population(3), 1)", lambda p: resize(population(p, 3), 1), programs=FEW)
-    yield Transformation("population(2, priority w^1/2)", lambda p: population(p, 2, priority=_half, threshold=1.0))
+    yield Transformation("population(2, priority w^1/2)", lambda p: population(p, 2, priority=half, threshold=1.0))
     yield Transformation("population(2, priority 1)", lambda p: population(p, 2, priority=jnp.zeros_like), programs=FEW)
     yield Transformation(
         "population(collapse(population(2)), 2)",
@@ -262,7 +271,8 @@ def transformations() -> Iterator[Transformation]:
     )
 
 
-def _half(log_weights: jax.Array) -> jax.Array:
+def half(log_weights: jax.Array) -> jax.Array:
+    """The priority w^1/2."""
     return 0.5 * log_weights
 
 
@@ -289,6 +299,11 @@ def kernels() -> Iterator[Kernel]:
     yield mala(0.15)
     yield slice_sampling()
     yield mclmc(0.5, 4)
+
+
+def chains() -> Iterator[tuple[str, Kernel, Any, Any]]:
+    """Kernels on targets of their own: names, kernels, targets, and all states (None: the target lists them)."""
+    yield from jumps.chains()
 
 
 def on_first(kernel: Kernel) -> Kernel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
@@ -10,15 +11,15 @@ import jax
 import numpy as np
 
 from probinf.claims import Claim
-from probinf.errors import ArgumentError, ArgumentTypeError, ModelError, ProbinfError
+from probinf.errors import ArgumentError, ArgumentTypeError, ModelError, ProbinfError, UnknownNameError
 from probinf.kernels.kernel import Kernel
-from probinf.language.program import Program
+from probinf.language.program import Model, Program
 from probinf.transformations.algorithms import enumerate_program, recorded
 from probinf.transformations.randomness import Ticks
 from probinf.transformations.targets import Assigned
 from probinf.transformations.traces import Traced
 from probinf.validity.matrices import Chain, all_slots, transition_matrix
-from probinf.validity.measures import discrepancy
+from probinf.validity.measures import discrepancy, farthest
 from probinf.validity.programs import PROGRAMS
 from probinf.validity.report import Check, Report
 
@@ -30,7 +31,7 @@ _FEW_STATES = 9  # three ticks where they are cheap
 
 def validate(
     thing: Any,
-    programs: Iterable[Program] | None = None,
+    programs: Program | Iterable[Program] | None = None,
     *,
     level: str = "all",
     seed: int = 0,
@@ -48,8 +49,9 @@ def validate(
 
     Args:
         thing: a kernel, a function from program to program, or an algorithm.
-        programs: finite programs to check on; those of the suite by default, smallest first. Where they are given, a
-            function is checked on them alone unless `level` is "statistical".
+        programs: finite programs to check on, one or several; those of the suite by default, smallest first. Where they
+            are given, a function is checked on them alone unless `level` is "statistical". They are read again in
+            double precision: what a loop carries must have the type of a draw there (`jnp.zeros((), int)`).
         level: "exact", "statistical" or "all".
         seed: of the statistical checks.
         name: how to call the thing in the table.
@@ -58,8 +60,9 @@ def validate(
         A report that prints as a table and is true when every check holds.
 
     Raises:
-        ArgumentError: no such level.
-        ArgumentTypeError: nothing that can be checked.
+        ArgumentError: no such level, or no programs.
+        ArgumentTypeError: nothing that can be checked, or that returns no program.
+        ModelError: a program that cannot be enumerated.
     """
     if level not in ("exact", "statistical", "all"):
         raise ArgumentError(f"level: expected 'exact', 'statistical' or 'all', found {level!r}.")
@@ -70,8 +73,8 @@ def validate(
     return Report(tuple(checks), time.perf_counter() - began)
 
 
-def _checks(thing: Any, programs: Iterable[Program] | None, level: str, seed: int, name: str | None) -> list[Check]:
-    suite = by_size(PROGRAMS.values() if programs is None else programs)
+def _checks(thing: Any, programs: Any, level: str, seed: int, name: str | None) -> list[Check]:
+    suite = by_size(PROGRAMS.values() if programs is None else _in_double_precision(programs))
     checks: list[Check] = []
     if isinstance(thing, Kernel):
         if level in ("exact", "all"):
@@ -82,10 +85,15 @@ def _checks(thing: Any, programs: Iterable[Program] | None, level: str, seed: in
 
             checks += check_ranks(thing, seed, name or thing.name)
     elif hasattr(thing, "with_num_particles"):
-        for num in (1, 2, 3):
-            fixed = thing.with_num_particles(num)
-            for program in suite:
-                checks += check_transformation(fixed, program, name or repr(fixed), thing.claim)
+        if level in ("exact", "all"):
+            for num in (1, 2, 3):
+                fixed = thing.with_num_particles(num)
+                for program in suite:
+                    checks += check_transformation(fixed, program, name or repr(fixed), thing.claim)
+        if level == "statistical" or (level == "all" and programs is None):
+            from probinf.validity.unbiasedness import check_unbiased
+
+            checks += check_unbiased(thing, name or repr(thing), seed)
     elif callable(thing):
         claim = getattr(thing, "claim", Claim.UNBIASED)
         label = name or getattr(thing, "__name__", repr(thing))
@@ -106,6 +114,24 @@ def _checks(thing: Any, programs: Iterable[Program] | None, level: str, seed: in
     return checks
 
 
+def _in_double_precision(programs: Any) -> list[Program]:
+    """Copies of the programs: a program keeps how it was read, and the caller goes on in another precision."""
+    given = [programs] if isinstance(programs, Program | Model) else list(programs)
+    if not given:
+        raise ArgumentError("programs: expected at least one finite program, found none.")
+    copies = []
+    for program in given:
+        if not isinstance(program, Program):
+            kind = f"{program!r}: call it with its data" if isinstance(program, Model) else repr(program)
+            raise ArgumentTypeError(f"programs: expected programs such as model(data), found {kind}.")
+        copy = dataclasses.replace(program)
+        try:
+            copies.append(copy.with_operands(program.operands if "_staged" in vars(program) else copy.operands))
+        except ModelError as error:
+            raise ModelError(f"programs: {program.name} cannot be read in double precision: {error}") from None
+    return copies
+
+
 def by_size(programs: Iterable[Program]) -> list[Program]:
     """Programs in the order of their number of executions, so that the first failure is the smallest."""
     return sorted(programs, key=lambda p: len(enumerate_program(p).log_weights))
@@ -121,8 +147,13 @@ def check_transformation(
     """
     reference = enumerate_program(_reference(transform, program))
     try:
-        law = enumerate_program(transform(program))
-    except ModelError as error:
+        made: Any = transform(program)
+        if not isinstance(made, Program):
+            raise ArgumentTypeError(f"thing: {name} returned {made!r}, expected a program.")
+        law = enumerate_program(made)
+    except (ArgumentError, ArgumentTypeError):
+        raise  # a mistake in the call, not in the algorithm
+    except (ModelError, UnknownNameError) as error:
         yield Check(name, str(claim), program.name, np.nan, EXACT, passed=None, note=str(error))
         return
     except ProbinfError as error:
@@ -131,9 +162,13 @@ def check_transformation(
     error, scale = discrepancy(law, reference)
     relative = error / scale if scale > 0 else error
     passed = bool(relative <= EXACT)  # NaN fails
-    note = (
-        "" if passed else f"Masses differ by {error:.3g} of a total of {scale:.3g}, over {len(law.log_weights)} worlds."
-    )
+    note = ""
+    if not passed:
+        value, found, expected = farthest(law, reference)
+        note = (
+            f"The result {value} has mass {found:.6g}, expected {expected:.6g} of a total of {scale:.3g}, over "
+            f"{len(law.log_weights)} worlds."
+        )
     yield Check(name, str(claim), program.name, float(relative), EXACT, passed=passed, note=note)
 
 
@@ -159,9 +194,10 @@ def check_kernel(kernel: Kernel, program: Program, name: str) -> Iterator[Check]
         yield Check(name, str(kernel.claim), program.name, np.nan, KERNEL, passed=None, note="It moves nothing here.")
 
 
-def check_on(kernel: Kernel, target: Traced, name: str) -> Iterator[Check]:
-    """`check_kernel` on one finite target."""
-    yield from _of_chain(kernel, transition_matrix(kernel, target, all_slots(target)), name, target.program.name)
+def check_on(kernel: Kernel, target: Any, name: str, states: Any = None) -> Iterator[Check]:
+    """`check_kernel` on one finite target, or on one whose states are all given."""
+    program = target.program.name if hasattr(target, "program") else target.name
+    yield from _of_chain(kernel, transition_matrix(kernel, target, states), name, program)
 
 
 def _targets(kernel: Kernel, program: Program) -> Iterator[tuple[Any, Any]]:
