@@ -379,8 +379,8 @@ def places_with_keys() -> str | None:
 
 def particle_marginal() -> str | None:
     """PMMH on its extended space: parameter, the filter's draws and the final choice; the estimate is kept."""
-    for name, kernel, target in chains():
-        if "2 particles, share 0.5" in name:
+    for name, kernel, target, _ in chains():
+        if not name.startswith("pmmh") or "2 particles, share 0.5" in name:
             continue
         if found := kept(kernel, target)[1]:
             return f"{name}: {found}"

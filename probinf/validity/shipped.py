@@ -291,7 +291,9 @@ def kernels() -> Iterator[Kernel]:
     yield on_first(trace_mh())
     for scheme in SCHEMES:
         for ancestor_sampling in (False, True):
-            yield conditional_smc(2, resample=scheme, threshold=1.0, ancestor_sampling=ancestor_sampling)
+            kernel = conditional_smc(2, resample=scheme, threshold=1.0, ancestor_sampling=ancestor_sampling)
+            which = f"{scheme}, ancestor sampling" if ancestor_sampling else scheme
+            yield dataclasses.replace(kernel, name=f"conditional_smc(2, {which})")
     yield conditional_smc(3, threshold=0.5)
     # On continuous programs only, so at the statistical level.
     yield hmc(0.3, 4)
