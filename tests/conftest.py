@@ -80,14 +80,17 @@ def _close_figures():
         sys.modules["matplotlib.pyplot"].close("all")
 
 
-_tests_run = 0
+_run_since, _file = 0, None
 
 
-@pytest.fixture(autouse=True)
-def _bounded_memory():
-    """What hundreds of tests have compiled is let go now and then: gigabytes otherwise, in each worker."""
-    yield
-    global _tests_run
-    _tests_run += 1
-    if _tests_run % 150 == 0:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """What hundreds of tests have compiled is let go now and then: gigabytes otherwise, in each worker.
+
+    Before the first test of a file and its fixtures: within a file a second call shall find what a first one compiled.
+    """
+    global _run_since, _file
+    if _run_since >= 150 and item.path != _file:
         jax.clear_caches()
+        _run_since = 0
+    _run_since, _file = _run_since + 1, item.path
