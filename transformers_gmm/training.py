@@ -47,9 +47,11 @@ class Training(Loop):
     ) -> None:
         self.task, self.config, self.every = task, config, min(every, config.steps)
         self.num_devices = 1 if devices is None else len(devices)
-        if self.num_devices == 0 or config.batch % (self.num_devices * task.updates):
+        if self.num_devices == 0:
+            raise ArgumentError("devices: expected at least one device, found none.")
+        if config.batch % (self.num_devices * task.updates):
             shares = f"{self.num_devices} devices x {task.updates} updates of a batch"
-            raise ArgumentError(f"devices: batch {config.batch} is no multiple of {shares}.")
+            raise ArgumentError(f"batch {config.batch} is no multiple of {shares}, which share it evenly.")
         self.rows = []
         self.steps_done = 0
         self._definition, self.weights = nnx.split(network, nnx.Param)
@@ -99,7 +101,7 @@ class Training(Loop):
         return {"loss": float(loss), "held out": float(held_out)}
 
     def _on_devices(self, devices: Sequence[Any] | None) -> Any:
-        if self.num_devices == 1:
+        if devices is None:
             return self._run_piece
         mesh, same = Mesh(np.array(devices), (_SHARE,)), PartitionSpec()
 
@@ -206,7 +208,7 @@ def train(
         The finished run: `run.network()`, `run.losses`, `run.held_out`.
 
     Raises:
-        ArgumentError: the batch cannot be shared evenly among the devices.
+        ArgumentError: no device, or a batch that devices and updates cannot share evenly.
         InferenceError: the held-out loss is not finite; the run so far is on `.partial`.
     """
     config = task.training if config is None else config

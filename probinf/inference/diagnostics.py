@@ -52,7 +52,11 @@ def diagnose(draws: Float[np.ndarray, "chains draws scalars"]) -> Diagnostics:
 
 
 def rank_r_hat(draws: Float[np.ndarray, "chains draws scalars"]) -> Float[np.ndarray, " scalars"]:
-    """The R-hat of `diagnose` alone, at half its cost or less: for decisions during a run."""
+    """The R-hat of `diagnose` alone, for decisions during a run; NaN where that is NaN.
+
+    References:
+        Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-Normalization, Folding, and Localization, section 4.
+    """
     x = np.ascontiguousarray(np.moveaxis(np.asarray(draws, np.float64), 2, 0))
     usable = np.isfinite(x).all(axis=(1, 2)) & (np.ptp(x.reshape(x.shape[0], -1), axis=1) > 0.0)
     r_hat = np.full(x.shape[0], np.nan)
