@@ -132,7 +132,7 @@ MUTANTS = [
            "return running_max(jnp.where(live, index, first), n)[jnp.minimum(found, n - 1)]",
            'return jnp.minimum(jnp.searchsorted(cumulative, uniforms * total, side="left").astype(jnp.int32), n - 1)'),
     Mutant("run ends rounded down", R, "jnp.ceil(scaled - uniform)", "jnp.floor(scaled - uniform)"),
-    Mutant("dead particles have runs", ANCESTORS, "filled(starts, jnp.where(live, index, 0)", "filled(starts, index"),
+    Mutant("dead particles have runs", ANCESTORS, "latest(starts, weights > 0", "latest(starts, weights >= 0"),
     Mutant("runs begin a child late", ANCESTORS, "jnp.concatenate([jnp.zeros(1, jnp.int32), run_ends[:-1]",
            "jnp.concatenate([jnp.ones(1, jnp.int32), 1 + run_ends[:-1]"),
     Mutant("the open particle of SSP is never exchanged", BRANCHING,

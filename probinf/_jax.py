@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -28,13 +29,16 @@ __all__ = [
     "bind_equation",
     "callee",
     "cond_p",
+    "define_call",
     "define_statement",
     "dot_general_p",
+    "is_apart",
     "is_dropped",
     "is_mapped_by",
     "jaxpr_as_fun",
     "jaxprs_in_params",
     "literal_value",
+    "random_bits_of",
     "reduce_sum_p",
     "scan_counts",
     "scan_p",
@@ -43,6 +47,7 @@ __all__ = [
     "statements_behind",
     "vmaps_around",
     "while_p",
+    "with_constants_as_operands",
     "without_dead_code",
     "x64_enabled",
     "xla_marks",
@@ -131,11 +136,33 @@ def without_dead_code(closed: ClosedJaxpr) -> tuple[ClosedJaxpr, tuple[bool, ...
     return ClosedJaxpr(jaxpr, closed.consts), tuple(used)
 
 
+def with_constants_as_operands(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """The same jaxpr with the arrays that it has captured as its first operands."""
+    if not closed.consts:
+        return closed
+    num, avals = len(closed.consts), (v.aval for v in closed.jaxpr.invars)
+
+    def run(*args: Any) -> list:
+        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, args[:num]))(*args[num:])
+
+    return jax.make_jaxpr(run)(*closed.consts, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
+
+
 def xla_marks(**marks: str) -> AbstractContextManager[Any]:
     """A block whose operations carry these marks for the XLA compiler."""
     from jax.experimental.xla_metadata import set_xla_metadata
 
     return set_xla_metadata(**marks)
+
+
+def is_apart(eqn: JaxprEqn) -> bool:
+    """Whether an equation is a call that XLA shall not join with the operations around it (see `xla_marks`)."""
+    return (getattr(eqn.ctx, "xla_metadata", None) or {}).get("inlineable") == "false"
+
+
+def random_bits_of(key: jax.Array) -> Callable[[jax.Array, int, tuple[int, ...]], jax.Array]:
+    """The function of (words of a key, width, shape) that draws the bits of this key's generator."""
+    return cast(Any, key.dtype)._impl.random_bits
 
 
 def statements_behind(tracer: Any) -> list[Any]:
@@ -188,6 +215,36 @@ def define_statement(name: str, abstract: Any, batch: Any, message: str) -> Prim
         )
 
     ad.primitive_jvps[primitive] = refuse_derivative
+    return primitive
+
+
+def define_call(name: str, function: Callable[..., Any], cpu: Callable[..., Any]) -> Primitive:
+    """A primitive with several results that is `function`, and on CPU, in compiled code, the equivalent `cpu`.
+
+    Both take arrays and the same static parameters. Under `vmap` and differentiated it is `function`.
+    """
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+
+    def abstract(*avals: Any, **params: Any) -> Any:
+        shapes = jax.eval_shape(functools.partial(function, **params), *avals)
+        return [ShapedArray(s.shape, s.dtype) for s in shapes]
+
+    def batched(args: Any, dims: Any, **params: Any) -> Any:
+        outs = jax.vmap(functools.partial(function, **params), in_axes=dims)(*args)
+        return outs, (0,) * len(outs)
+
+    def differentiated(primals: Any, tangents: Any, **params: Any) -> Any:
+        return jax.jvp(
+            functools.partial(function, **params), tuple(primals), tuple(map(ad.instantiate_zeros, tangents))
+        )
+
+    primitive.def_impl(lambda *args, **params: jax.jit(functools.partial(primitive.bind, **params))(*args))
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batched
+    ad.primitive_jvps[primitive] = differentiated
+    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=True))
+    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=True), platform="cpu")
     return primitive
 
 

@@ -21,9 +21,13 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 def threefry(key: jax.Array, first: jax.Array, second: Any, rounds: int = 20) -> tuple[jax.Array, jax.Array]:
     """Threefry-2x32: two uint32 words for every pair of counter words; `key` is (2,) uint32 (Salmon et al. 2011)."""
+    second = jnp.broadcast_to(jnp.asarray(second, jnp.uint32), first.shape)
+    return rounds_of_threefry(key, first + key[0], second + key[1], rounds)
+
+
+def rounds_of_threefry(key: jax.Array, x: jax.Array, y: jax.Array, rounds: int) -> tuple[jax.Array, jax.Array]:
+    """The rounds, from counter words to which the key's have been added."""
     words = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
-    x = first + words[0]
-    y = jnp.broadcast_to(jnp.asarray(second, jnp.uint32), first.shape) + words[1]
     for i in range(rounds):
         r = _ROTATIONS[i // 4 % 2][i % 4]
         x = x + y
@@ -53,26 +57,33 @@ def _own(words: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
-def _positions(shape: tuple[int, ...]) -> jax.Array:
-    """The number of each place; a sum over axes, so that it can be computed a part at a time."""
-    at = jnp.zeros(shape, jnp.uint32)
+def positions(shape: tuple[int, ...], start: jax.Array) -> jax.Array:
+    """The number of each place plus `start`; a sum over axes, so that it can be computed a part at a time.
+
+    Each axis is a vector until `start`, which differs from draw to draw, is in the sum: all places by themselves would
+    be the same at every turn of a loop, and kept in memory for all of it.
+    """
+    at = start
     for axis, size in enumerate(shape):
         stride = np.uint32(math.prod(shape[axis + 1 :]))
-        at = at + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * stride if size > 1 else at
+        own = jax.lax.iota(jnp.uint32, size) * stride
+        at = jnp.expand_dims(at, axis) + own.reshape((1,) * axis + (size,))
     return at
 
 
 def _bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
     if math.prod(shape) >= 2**32:
         return jax.random.bits(_own(key), shape, f"uint{width}")
-    high, low = threefry(key, jnp.zeros(shape, jnp.uint32), _positions(shape))
+    high, low = rounds_of_threefry(key, jnp.broadcast_to(key[0], shape), positions(shape, key[1]), 20)
     if width == 64:
         return (high.astype(jnp.uint64) << np.uint64(32)) | low.astype(jnp.uint64)
     return (high ^ low).astype(f"uint{width}")
 
 
 def _children(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return _kept(jnp.stack(threefry(key, jnp.zeros(shape, jnp.uint32), _positions(shape)), axis=-1))
+    return _kept(
+        jnp.stack(rounds_of_threefry(key, jnp.broadcast_to(key[0], shape), positions(shape, key[1]), 20), axis=-1)
+    )
 
 
 def _folded(key: jax.Array, data: Any) -> jax.Array:

@@ -18,7 +18,7 @@ from jax.extend.random import define_prng_impl
 
 from probinf import fast_random
 from probinf._jax import xla_marks
-from probinf.unrolled_threefry import threefry, unrolled
+from probinf.unrolled_threefry import positions, rounds_of_threefry, threefry, unrolled
 
 _BITS, _CHILDREN, _DATA = 0, 1, 2  # the counter's second word: draws, splits and folds never meet
 
@@ -50,7 +50,8 @@ def _generator(rounds: int, name: str, tag: str, longest: int = 2**32) -> Any:
     def bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
         size = math.prod(shape)
         if width == 32 and size >= longest and jax.default_backend() == "cpu":
-            first, second = hashed(key, jax.lax.iota(jnp.uint32, size).reshape(shape), _BITS)
+            second = jnp.broadcast_to(key[1] + np.uint32(_BITS), shape)
+            first, second = rounds_of_threefry(key, positions(shape, key[0]), second, rounds)
             return first ^ second
         pairs = size if width == 64 else -(-size // 2)
         assert pairs < 2**32, f"{size} numbers from one key need more than 32 bits of counter"

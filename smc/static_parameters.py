@@ -17,6 +17,7 @@ from probinf.language.handlers import Condition, Forward, ScoreUnconstrained, Un
 from probinf.language.program import Program
 from probinf.language.sites import only_sometimes
 from probinf.language.staging import Staged, restage
+from probinf.native import in_one_piece
 from probinf.transformations.population import Resampling, log_mean_exp, run_population
 from smc.paired_threefry import sooner
 from smc.suspended import Suspended, no_loop, suspend
@@ -118,6 +119,10 @@ def filter_given(
         return total, state.log_weights, jax.tree.unflatten(given.results, outs)
 
     closed, shapes = jax.make_jaxpr(emitted, return_shape=True)((operands, values))
-    handler = Forward()
-    flat, _, _ = evaluate(closed, jax.tree.leaves((operands, values)), handler, handler.start(sooner(key)), {})
+
+    def drawn(leaves: list, key: jax.Array) -> list:
+        handler = Forward()
+        return evaluate(closed, leaves, handler, handler.start(sooner(key)), {})[0]
+
+    flat = in_one_piece(drawn)(jax.tree.leaves((operands, values)), key)
     return jax.tree.unflatten(jax.tree.structure(shapes), flat)

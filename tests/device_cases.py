@@ -98,7 +98,7 @@ def training():
 
 
 def four():
-    plain, many = (exact(mesh, history=True) for mesh in (None, mesh_of(4)))
+    plain, many = (exact(mesh, history=True) for mesh in (mesh_of(1), mesh_of(4)))
     alone, ring = (islands(mesh) for mesh in (None, mesh_of(4)))
     resampled = np.asarray(plain.history.ancestors) != np.arange(512)
     return {

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "probinf._jax",
         "probinf.entry_points",
     ),
+    ("probinf.native",),
     ("probinf.runs",),
     ("probinf.plots",),
     ("probinf.representations",),

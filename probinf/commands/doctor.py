@@ -100,7 +100,7 @@ def _compiles_natively() -> bool:
     """Whether a small loop can be emitted as one native function here; the marks for it are not documented by XLA."""
     import jax
 
-    from probinf.kernels.native import as_native
+    from probinf.native import as_native
 
     if jax.default_backend() != "cpu":
         return False

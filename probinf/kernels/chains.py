@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probinf.kernels.adaptation import Metric
-from probinf.kernels.native import as_native, may_be_native, pruned
 from probinf.kernels.nuts import ChainState, Draws, Geometry, LogDensity, advance_chain, renew_scale, start_chain
+from probinf.native import as_native, may_be_native, pruned
 
 #: "native": one native function for each chain, chains in parallel threads (CPU). "vectorized": all chains in lockstep,
 #: each gradient waiting for the longest tree. "auto": native where it can be compiled and pays.

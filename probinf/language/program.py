@@ -22,6 +22,7 @@ from probinf.language.sites import SiteInfo
 from probinf.language.staging import Arguments, Staged, stage
 from probinf.language.statements import is_staging
 from probinf.language.unnamed import unnamed_reaches_scores
+from probinf.native import in_one_piece
 from probinf.random import as_key
 
 
@@ -282,9 +283,12 @@ def _checked(model_name: str, info: SiteInfo, value: Any) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(staged: Staged, operands: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-    handler = Forward()
-    value, state, _ = staged.run(operands, handler, handler.start(key), {})
-    return value, state["log_weight"]
+    def forward(operands: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        handler = Forward()
+        value, state, _ = staged.run(operands, handler, handler.start(key), {})
+        return value, state["log_weight"]
+
+    return in_one_piece(forward)(operands, key)
 
 
 @functools.partial(jax.jit, static_argnums=0)

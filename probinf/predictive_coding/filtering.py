@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from probinf.kernels.native import as_native, primitives_of
+from probinf.native import as_native, primitives_of
 from probinf.predictive_coding import composites, faults
 from probinf.predictive_coding.blocks import over_blocks
 from probinf.predictive_coding.door import Data, prepare

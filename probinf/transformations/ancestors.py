@@ -12,13 +12,14 @@ import numpyro.distributions as dist
 
 from probinf import _jax
 from probinf.errors import ArgumentError, DataError
-from probinf.transformations.running import filled
+from probinf.transformations.running import latest
 
 
 def weights_from_log(log_weights: jax.Array) -> jax.Array:
     """Weights relative to the largest one; zeros where all are -inf."""
     top = jnp.max(log_weights)
-    return jnp.where(jnp.isfinite(top), jnp.exp(log_weights - jnp.where(jnp.isfinite(top), top, 0)), 0)
+    is_sound = jnp.isfinite(top)
+    return jnp.exp(jnp.where(is_sound, log_weights - jnp.where(is_sound, top, 0), -jnp.inf))
 
 
 def ancestors_from_run_ends(run_ends: jax.Array, weights: jax.Array, num: int) -> jax.Array:
@@ -34,20 +35,22 @@ def ancestors_from_run_ends(run_ends: jax.Array, weights: jax.Array, num: int) -
         Sorted indices of shape (num,).
     """
     n = weights.shape[0]
-    live = weights > 0
-    index = jnp.arange(n, dtype=jnp.int32)
 
-    def search(live: jax.Array) -> jax.Array:
-        return jnp.min(jnp.where(live, index, n - 1))
+    def search(weights: jax.Array) -> jax.Array:
+        first = jnp.argmax(weights > 0).astype(jnp.int32)
+        return jnp.where(weights[first] > 0, first, n - 1)
+
+    def zero(weights: jax.Array) -> jax.Array:
+        return jnp.zeros((), jnp.int32)
 
     # Nearly always particle 0. On a CPU the search takes as long as the scatter that follows.
     first = jax.lax.platform_dependent(
-        live, cpu=lambda live: jax.lax.cond(live[0], lambda _: index[0], search, live), default=search
+        weights, cpu=lambda weights: jax.lax.cond(weights[0] > 0, zero, search, weights), default=search
     )
     starts = jnp.concatenate([jnp.zeros(1, jnp.int32), run_ends[:-1].astype(jnp.int32)])
     # The last particle whose run begins at a position or before it owns the position: of several that begin at the same
     # one all but the last have empty runs.
-    return filled(starts, jnp.where(live, index, 0), first, num, n)
+    return latest(starts, weights > 0, first, size=num)
 
 
 def _check_log_weights(log_weights: Any) -> None:

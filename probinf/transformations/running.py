@@ -15,12 +15,30 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from probinf.native import native_form
+
 _BLOCK = 16  # prefix sums inside a block are one small triangular matrix product
 _SHORT = 64
+_HUGE = 2**17  # from this length on memory counts
 _LONG = 512  # from this length on lanes in turn are quicker than lanes end to end on CPU
 
 
-def prefix_sum(x: jax.Array, block: int = _BLOCK) -> jax.Array:
+# What `x[i]` does about negative indices would take a third of a loop's time.
+_read = functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False)
+_write = functools.partial(jax.lax.dynamic_update_index_in_dim, axis=0, allow_negative_indices=False)
+
+
+def _doubled(x: jax.Array, *, shape: tuple[int, ...]) -> jax.Array:
+    """Prefix sum of a short vector by doubling: elementwise, so that native code does several at once."""
+    step = 1
+    while step < shape[0]:
+        x = x + jnp.concatenate([jnp.zeros(step, x.dtype), x[:-step]])
+        step *= 2
+    return x
+
+
+@native_form(_doubled)
+def prefix_sum(x: jax.Array, *, block: int = _BLOCK) -> jax.Array:
     """Inclusive prefix sum of a vector (n,) by blocks: several times faster on CPU than XLA's own, and as accurate."""
     n = x.shape[0]
     blocks = -(-n // block)
@@ -29,7 +47,7 @@ def prefix_sum(x: jax.Array, block: int = _BLOCK) -> jax.Array:
     padded = jnp.pad(x, (0, blocks * block - n)).reshape(blocks, block)
     # A GPU's usual products keep 11 bits of each number, too few for a sum of weights.
     inner = jnp.matmul(padded, jnp.triu(jnp.ones((block, block), x.dtype)), precision="highest")
-    ends = prefix_sum(inner[:, -1], block)
+    ends = prefix_sum(inner[:, -1], block=block)
     before = jnp.concatenate([jnp.zeros(1, x.dtype), ends[:-1]])
     return (inner + before[:, None]).reshape(-1)[:n]
 
@@ -53,17 +71,30 @@ def running_max(x: jax.Array, bound: int) -> jax.Array:
     return _running_max(bound)(x[None])[0]
 
 
-def filled(starts: jax.Array, values: jax.Array, least: jax.Array, size: int, bound: int) -> jax.Array:
-    """For every position the largest of the values that start there or before.
+def _in_order(starts: jax.Array, live: jax.Array, least: jax.Array, *, shape: tuple[int, ...]) -> jax.Array:
+    """`latest` where the starts go up: whoever writes last stays."""
+    places = shape[0]
+    at = jnp.where(live, starts, places)
+
+    def mark(i: Any, marks: jax.Array) -> jax.Array:
+        return _write(marks, jnp.asarray(i, jnp.int32), _read(at, i))
+
+    marks = jax.lax.fori_loop(0, at.shape[0], mark, jnp.zeros(places + 1, jnp.int32), unroll=4)
+    marks = _write(marks, jnp.maximum(_read(marks, 0), least), 0)
+    return _max_by_blocks(marks[:places], 8)
+
+
+@native_form(_in_order)
+def latest(starts: jax.Array, live: jax.Array, least: jax.Array, *, size: int) -> jax.Array:
+    """For every position the largest index of those that start there or before.
 
     Args:
-        starts: int32 in 0..size; a value that starts at `size` is nowhere.
-        values: int32 in 0..bound-1, one per start.
-        least: int32 in 0..bound-1, a value that starts at 0 as well.
+        starts: int32 in 0..size, (n,); what starts at `size` is nowhere.
+        live: bool (n,): who does not is nowhere either.
+        least: int32 in 0..n-1, an index that starts at 0 as well.
         size: number of positions.
-        bound: upper limit of the values.
     """
-    return _filled(size, bound)(starts[None], values[None], least.reshape(1, 1))[0]
+    return _latest(size)(starts[None], live[None], least.reshape(1, 1))[0]
 
 
 def added(where: jax.Array, amounts: jax.Array, size: int) -> jax.Array:
@@ -133,14 +164,10 @@ def _over_lanes(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 def _loop(step: Callable[[Any, Any], Any], x: jax.Array) -> jax.Array:
-    # What `x[i]` does about negative indices would take a third of the loop's time.
-    read = functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False)
-    write = functools.partial(jax.lax.dynamic_update_index_in_dim, axis=0, allow_negative_indices=False)
-
     def body(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         last, x = carry
-        now = step(last, read(x, i))
-        return now, write(x, now, i)
+        now = step(last, _read(x, i))
+        return now, _write(x, now, i)
 
     return jax.lax.fori_loop(0, x.shape[0], body, (jnp.zeros((), x.dtype), x))[1]
 
@@ -150,16 +177,21 @@ def _flat_sum(x: jax.Array) -> jax.Array:
 
 
 def _flat_max(x: jax.Array) -> jax.Array:
-    return jax.lax.platform_dependent(x, cpu=_max_by_blocks, default=jax.lax.cummax)
+    return jax.lax.platform_dependent(x, cpu=_largest_so_far, default=jax.lax.cummax)
 
 
-def _max_by_blocks(x: jax.Array) -> jax.Array:
-    """Running maximum of numbers from 0 up: side by side inside blocks of eight, and a loop over their ends."""
+def _largest_so_far(x: jax.Array) -> jax.Array:
     n = x.shape[0]
     if n < _LONG:
         return _loop(jnp.maximum, x)
-    blocks = jnp.pad(x, (0, -n % 8)).reshape(-1, 8)
-    for shift in (1, 2, 4):
+    return _max_by_blocks(x, 8 if n < _HUGE else 4)  # every doubling is one more copy of x
+
+
+def _max_by_blocks(x: jax.Array, width: int) -> jax.Array:
+    """Running maximum of numbers from 0 up: side by side inside blocks, and a loop over their ends."""
+    n = x.shape[0]
+    blocks = jnp.pad(x, (0, -n % width)).reshape(-1, width)
+    for shift in (1, 2, 4)[: width // 4 + 1]:
         blocks = jnp.maximum(blocks, jnp.pad(blocks[:, :-shift], ((0, 0), (shift, 0))))
     ends = _loop(jnp.maximum, blocks[:, -1])
     before = jnp.concatenate([jnp.zeros(1, x.dtype), ends[:-1]])
@@ -191,16 +223,32 @@ def _running_max(bound: int) -> Callable[..., jax.Array]:
     return run
 
 
+_ENTRIES = jax.lax.ScatterDimensionNumbers(
+    update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
+)
+
+
 @functools.lru_cache
-def _filled(size: int, bound: int) -> Callable[..., jax.Array]:
+def _latest(size: int) -> Callable[..., jax.Array]:
     @_over_lanes
-    def run(starts: jax.Array, values: jax.Array, least: jax.Array) -> jax.Array:
-        lanes, places = starts.shape[0], size + 1
-        offsets = _offsets(lanes, bound)
+    def run(starts: jax.Array, live: jax.Array, least: jax.Array) -> jax.Array:
+        (lanes, n), places = starts.shape, size + 1
+        offsets = _offsets(lanes, n)
+        index = jnp.arange(lanes * n, dtype=jnp.int32)
+        if lanes * n < _HUGE:
+            at = (starts + _offsets(lanes, places)).reshape(-1)
+            index = jnp.where(live.reshape(-1), index, (jnp.zeros_like(starts) + offsets).reshape(-1))
+            now = jnp.zeros((), jnp.int32)
+        else:  # slower, with fewer copies
+            at = (jnp.where(live, starts, size) + _offsets(lanes, places)).reshape(-1)
+            # Zero, from a few of the positions: what it is added to is not made, and takes no memory, before they are.
+            now = jnp.minimum(jnp.min(jax.lax.dynamic_slice_in_dim(at, at[-1] // 2, 16)), 0)
+            index = index + now
         # The first place of every lane is at least the lane's own zero, which is above the lane before.
-        marks = jnp.broadcast_to(offsets, (lanes, places)).reshape(lanes * places)
-        at = (starts + _offsets(lanes, places)).reshape(-1)
-        marks = marks.at[at].max((values + offsets).reshape(-1), mode="promise_in_bounds")
+        marks = jnp.broadcast_to(offsets + now, (lanes, places)).reshape(-1)
+        # What `at[...]` does about negative positions would be one more array of them.
+        mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+        marks = jax.lax.scatter_max(marks, at[:, None], index, _ENTRIES, mode=mode)
         marks = marks.at[_offsets(lanes, places)[:, 0]].max((least + offsets)[:, 0], mode="promise_in_bounds")
         return _flat_max(marks).reshape(lanes, places)[:, :size] - offsets
 

@@ -29,9 +29,9 @@ _UNSUPPORTED = frozenset({
 def as_native(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, marked to be emitted as one native function when it is called inside `jax.jit` on CPU.
 
-    The emitter ends the process, which cannot be caught, when an operand of the native function is a constant: an array
-    that the function has captured, or a parameter that only dead code looks at and that XLA therefore replaces. What
-    has captured an array is refused here; what a loop's body calls goes through `pruned` first.
+    The emitter ends the process, which cannot be caught, when a parameter of the native function is used by nothing, or
+    by what XLA simplifies away. So the function gives its operands back, behind a barrier that keeps them. An array
+    that the function has captured is refused.
 
     Raises:
         NotImplementedError: when called, if the function has captured an array.
@@ -42,8 +42,8 @@ def as_native(function: Callable[..., Any]) -> Callable[..., Any]:
         if living.consts:
             raise NotImplementedError("a native function cannot hold arrays of its own")
         with xla_marks(inlineable="false", xla_cpu_small_call="true"):
-            outs = jax.jit(_jax.jaxpr_as_fun(living))(*leaves)
-        return jax.tree.unflatten(structure, outs)
+            outs = jax.jit(lambda *operands: (_jax.jaxpr_as_fun(living)(*operands), operands))(*leaves)
+        return jax.tree.unflatten(structure, jax.lax.optimization_barrier(outs)[0])
 
     return call
 
