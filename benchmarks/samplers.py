@@ -239,7 +239,7 @@ def verdicts(num: int, num_runs: int, seed: int) -> Iterator[Row]:
 
 
 # Runs of each target: those of the regressions take seconds, and sonar's, of 20 leapfrog steps, four times as long.
-_RUNS = {"credit": 8, "sonar": 6, "skewed": 100, "bimodal": 100}
+_RUNS = {"credit": 24, "sonar": 30, "skewed": 100, "bimodal": 100}
 
 
 def rows(quick: bool, seed: int) -> Iterator[Row]:

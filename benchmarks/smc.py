@@ -15,6 +15,7 @@ from benchmarks.record import Row, rows_of
 
 GROUPS = {
     "filters": "benchmarks.filter_peers",
+    "programs": "benchmarks.program_filters",
     "resampling": "benchmarks.resampling_speed",
     "smoothing": "benchmarks.smoothing_speed",
     "random": "benchmarks.random_quality",

@@ -17,7 +17,8 @@ _PICTURE = _ROOT / "docs" / "images" / "filter-scaling.png"
 
 # Heading of a table: what its claims begin with.
 TABLES = {
-    "Bootstrap filter": ("bootstrap filter",),
+    "Bootstrap filter": ("bootstrap filter, ",),
+    "Programs": ("bootstrap filter as a program",),
     "Resampling": ("systematic", "stratified", "multinomial", "residual", "killing", "ssp"),
     "Smoothing": ("backward sampling",),
     "PMMH": ("PMMH",),

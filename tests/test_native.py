@@ -12,6 +12,7 @@ import pytest
 import probinf as pi
 import smc
 from probinf.native import as_native, in_one_piece, loops, pruned
+from probinf.transformations import running
 
 
 @pi.model
@@ -100,6 +101,7 @@ def test_lanes_and_derivatives_are_those_of_the_plain_program(monkeypatch):
     keys = jax.random.split(jax.random.key(0), 3)
     velocities = jnp.array([0.0, 0.1, 0.2])
     lanes = jax.jit(jax.vmap(lambda v, key: _evidence(v, YS, key, num_particles=50)))
+    assert "xla_cpu_small_call" not in lanes.lower(velocities, keys).as_text()
     found = lanes(velocities, keys)
     alone = [_evidence(v, YS, key, num_particles=50) for v, key in zip(velocities, keys, strict=True)]
     np.testing.assert_allclose(found, alone, rtol=1e-4)
@@ -154,6 +156,30 @@ def test_what_is_not_known_to_compile_or_to_gain_stays_as_it_is(function):
     compiled = jax.jit(in_one_piece(function))
     assert "xla_cpu_small_call" not in compiled.lower(x).as_text()
     jax.tree.map(np.testing.assert_allclose, compiled(x), function(x))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.97])
+def test_the_parts_of_resampling_by_their_own_forms(share):
+    rng = np.random.default_rng(5)
+    for n, places in ((1, 1), (7, 7), (100, 100), (33, 60), (129, 50)):
+        weights = jnp.asarray(rng.uniform(size=n) * (rng.random(n) >= share), jnp.float32)
+        sums = running.prefix_sum(weights)
+        np.testing.assert_allclose(running._doubled(weights, shape=(n,)), sums, rtol=1e-6, atol=1e-6)
+        starts = jnp.asarray(np.sort(rng.integers(0, places + 1, n)), jnp.int32)
+        live, least = weights > 0, jnp.asarray(n // 3, jnp.int32)
+        expected = running.latest(starts, live, least, size=places)
+        by_hand = [max([n // 3, *np.flatnonzero((np.asarray(starts) <= p) & np.asarray(live))]) for p in range(places)]
+        np.testing.assert_array_equal(expected, by_hand)
+        found = running._in_order(starts, live, least, shape=(places,))
+        np.testing.assert_array_equal(found, by_hand)
+
+
+def test_operands_that_nothing_uses_do_not_end_the_process():
+    def function(x, n):
+        return jax.lax.fori_loop(0, 50, lambda _, x: jnp.sin(x) * 0.9, x) + (n[0] * 0).astype(x.dtype)
+
+    x, n = jnp.ones(8, jnp.float32), jnp.zeros(2, jnp.uint32)
+    np.testing.assert_allclose(jax.jit(as_native(function))(x, n), function(x, n), rtol=1e-6)
 
 
 def test_operands_that_turn_out_not_to_matter_do_not_end_the_process():

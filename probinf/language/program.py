@@ -24,6 +24,7 @@ from probinf.language.statements import is_staging
 from probinf.language.unnamed import unnamed_reaches_scores
 from probinf.native import in_one_piece
 from probinf.random import as_key
+from probinf.unrolled_threefry import unrolled
 
 
 class Model:
@@ -288,7 +289,8 @@ def _run(staged: Staged, operands: Any, key: jax.Array) -> tuple[Any, jax.Array]
         value, state, _ = staged.run(operands, handler, handler.start(key), {})
         return value, state["log_weight"]
 
-    return in_one_piece(forward)(operands, key)
+    # The same numbers, drawn in half the time on a CPU.
+    return in_one_piece(forward)(operands, unrolled(key))
 
 
 @functools.partial(jax.jit, static_argnums=0)
