@@ -69,7 +69,7 @@ def _plainly(monkeypatch):
     def refuse(closed):
         raise loops.NotOnePiece("asked for")
 
-    monkeypatch.setattr(loops, "_form_of", refuse)
+    monkeypatch.setattr(loops, "form_of", refuse)
     jax.clear_caches()
 
 
