@@ -26,7 +26,7 @@ def threefry(key: jax.Array, first: jax.Array, second: Any, rounds: int = 20) ->
 
 
 def rounds_of_threefry(key: jax.Array, x: jax.Array, y: jax.Array, rounds: int) -> tuple[jax.Array, jax.Array]:
-    """The rounds, from counter words to which the key's have been added."""
+    """The rounds, from counter words x and y, uint32 of one shape, to which the key's have been added."""
     words = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
     for i in range(rounds):
         r = _ROTATIONS[i // 4 % 2][i % 4]
@@ -58,7 +58,9 @@ def _own(words: jax.Array) -> jax.Array:
 
 
 def positions(shape: tuple[int, ...], start: jax.Array) -> jax.Array:
-    """The number of each place plus `start`; a sum over axes, so that it can be computed a part at a time.
+    """The number of each place of `shape` plus the scalar `start`, uint32.
+
+    It is a sum over axes, so that it can be computed a part at a time.
 
     Each axis is a vector until `start`, which differs from draw to draw, is in the sum: all places by themselves would
     be the same at every turn of a loop, and kept in memory for all of it.
@@ -71,19 +73,22 @@ def positions(shape: tuple[int, ...], start: jax.Array) -> jax.Array:
     return at
 
 
+def _hashed(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Both words for every place, the counter (0, number of the place)."""
+    return rounds_of_threefry(key, jnp.broadcast_to(key[0], shape), positions(shape, key[1]), 20)
+
+
 def _bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
     if math.prod(shape) >= 2**32:
         return jax.random.bits(_own(key), shape, f"uint{width}")
-    high, low = rounds_of_threefry(key, jnp.broadcast_to(key[0], shape), positions(shape, key[1]), 20)
+    high, low = _hashed(key, shape)
     if width == 64:
         return (high.astype(jnp.uint64) << np.uint64(32)) | low.astype(jnp.uint64)
     return (high ^ low).astype(f"uint{width}")
 
 
 def _children(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return _kept(
-        jnp.stack(rounds_of_threefry(key, jnp.broadcast_to(key[0], shape), positions(shape, key[1]), 20), axis=-1)
-    )
+    return _kept(jnp.stack(_hashed(key, shape), axis=-1))
 
 
 def _folded(key: jax.Array, data: Any) -> jax.Array:

@@ -84,7 +84,11 @@ def native_form(form: Callable[..., Any]) -> Callable[[Callable[..., Any]], Call
 
 
 def form_of(closed: Any) -> Any:
-    """The jaxpr of one more operand, a large number, that finds what `closed` finds and compiles natively."""
+    """The jaxpr of one more operand, a large number, that finds what `closed` finds and compiles natively.
+
+    Raises:
+        NotOnePiece: something in it is not known to compile, or it is too long, or has no loop to gain from.
+    """
     jaxprs = [closed.jaxpr, *_inside(closed.jaxpr)]
     if sum(len(jaxpr.eqns) for jaxpr in jaxprs) > _MOST_EQUATIONS:
         raise NotOnePiece("it is long")

@@ -181,6 +181,7 @@ def _flat_max(x: jax.Array) -> jax.Array:
 
 
 def _largest_so_far(x: jax.Array) -> jax.Array:
+    """Running maximum of numbers from 0 up, (n,), in the form that is quickest for its length."""
     n = x.shape[0]
     if n < _LONG:
         return _loop(jnp.maximum, x)
@@ -188,11 +189,12 @@ def _largest_so_far(x: jax.Array) -> jax.Array:
 
 
 def _max_by_blocks(x: jax.Array, width: int) -> jax.Array:
-    """Running maximum of numbers from 0 up: side by side inside blocks, and a loop over their ends."""
-    n = x.shape[0]
+    """Running maximum of numbers from 0 up: side by side in blocks of a power of two, and a loop over their ends."""
+    n, shift = x.shape[0], 1
     blocks = jnp.pad(x, (0, -n % width)).reshape(-1, width)
-    for shift in (1, 2, 4)[: width // 4 + 1]:
+    while shift < width:
         blocks = jnp.maximum(blocks, jnp.pad(blocks[:, :-shift], ((0, 0), (shift, 0))))
+        shift *= 2
     ends = _loop(jnp.maximum, blocks[:, -1])
     before = jnp.concatenate([jnp.zeros(1, x.dtype), ends[:-1]])
     return jnp.maximum(blocks, before[:, None]).reshape(-1)[:n]
